@@ -1,0 +1,59 @@
+//! The one error type that leaves the library, and what the process exits with.
+//!
+//! Each module owns a typed enum; this one only gathers them. A message says what failed,
+//! where (file, row, field, tensor, plugin), what was got and expected, and ends with the
+//! remedy; it is lower-case and has no final period.
+
+use crate::{config::ConfigError, data::DataError, fs::FsError, model::ModelError};
+use crate::{plugin::PluginError, run::RunError, text::TextError};
+
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can end a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag, a configuration file or a combination of settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A source file or a row of it.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A plugin: loading, calling, or what it returned.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A tokenizer or a chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A model folder, its weights or an adapter.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The training loop: divergence, checkpoints, resume.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The file system.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A tensor operation failed: a fault of ours, or memory.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// Interrupted by a signal, after a clean checkpoint.
+    #[error("interrupted; {0}")]
+    Interrupted(String),
+}
+
+impl Error {
+    /// The process's exit code: 1 internal, 2 usage, 3 data and model files, 4 plugin,
+    /// 5 diverged, 6 storage, 130 interrupted before any checkpoint could be written.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Tensor(_) => 1,
+            Error::Config(_) => 2,
+            Error::Data(_) | Error::Text(_) | Error::Model(_) => 3,
+            Error::Plugin(_) => 4,
+            Error::Run(e) => e.exit_code(),
+            Error::Fs(_) => 6,
+            Error::Interrupted(_) => 130,
+        }
+    }
+}

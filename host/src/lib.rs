@@ -1,0 +1,30 @@
+//! `trainer`: a native fine-tuning system for language models.
+//!
+//! ```text
+//! file ─data─▶ RecordBatch + provenance ─plugin: formatter─▶ Example
+//!      ─text: template, tokenizer─▶ TokenizedExample ─text: pack─▶ TokenBatch
+//!      ─model.forward─▶ hidden ─ops::head─▶ per-token logprobs ─objective─▶ loss
+//!      ─model.backward─▶ gradients ─optim─▶ checkpoint
+//! ```
+//!
+//! Modules appear in reading order: each may use only those above it.
+
+pub mod error;
+pub mod limits;
+pub mod fs;
+pub mod rng;
+pub mod config;
+pub mod data;
+pub mod plugin;
+pub mod text;
+#[allow(unused_variables, clippy::todo)]
+pub mod ops;
+pub mod model;
+pub mod adapter;
+pub mod objective;
+pub mod optim;
+pub mod run;
+pub mod stage;
+pub mod cli;
+
+pub use error::{Error, Result};

@@ -1,0 +1,18 @@
+//! One decoder, described by data, with an explicit backward; families map HF configurations
+//! and weight names to that description.
+
+pub mod batch;
+pub mod params;
+pub mod spec;
+
+pub use batch::TokenBatch;
+pub use params::{GradSet, NamedTensor, ParamSet};
+pub use spec::DecoderSpec;
+
+/// A model folder, weights or an adapter that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Placeholder until the loaders exist.
+    #[error("{0}")]
+    Other(String),
+}

@@ -1,0 +1,57 @@
+//! Named parameters and their gradients, in one fixed order.
+
+use candle_core::Tensor;
+
+/// A tensor with its name in the file it is saved to.
+#[derive(Clone, Debug)]
+pub struct NamedTensor {
+    /// Name as saved (`base_model.model.….lora_A.weight`, `model.embed_tokens.weight`).
+    pub name: String,
+    /// The value; contiguous.
+    pub tensor: Tensor,
+    /// Whether AdamW's weight decay applies (not to biases and norm weights).
+    pub decay: bool,
+}
+
+/// The parameters being trained, in a fixed order: index = [`GradSet`] index.
+#[derive(Clone, Debug, Default)]
+pub struct ParamSet {
+    /// The parameters.
+    pub params: Vec<NamedTensor>,
+}
+
+impl ParamSet {
+    /// Number of trained values.
+    pub fn num_values(&self) -> usize {
+        self.params.iter().map(|p| p.tensor.elem_count()).sum()
+    }
+}
+
+/// Gradients of a [`ParamSet`], by index; `None`: nothing flowed yet.
+#[derive(Debug, Default)]
+pub struct GradSet {
+    /// The gradients, f32, each of its parameter's shape.
+    pub grads: Vec<Option<Tensor>>,
+}
+
+impl GradSet {
+    /// Empty gradients for `n` parameters.
+    pub fn new(n: usize) -> Self {
+        Self { grads: vec![None; n] }
+    }
+
+    /// Forgets everything, keeping the size.
+    pub fn clear(&mut self) {
+        self.grads.iter_mut().for_each(|g| *g = None);
+    }
+
+    /// Adds `grad` to the gradient of parameter `index`.
+    pub fn add(&mut self, index: usize, grad: Tensor) -> candle_core::Result<()> {
+        let slot = &mut self.grads[index];
+        *slot = Some(match slot.take() {
+            Some(sum) => (sum + grad)?,
+            None => grad,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! What the loop asks of a stage.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::model::{GradSet, ParamSet};
+
+/// Where in the run a micro-batch is: keys dropout and logs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MicroStep {
+    /// Optimiser updates finished before this one.
+    pub global_step: u64,
+    /// Index of the micro-batch within the update.
+    pub micro_step: u32,
+    /// Sum of the loss weights of the whole update (all micro-batches, all ranks): the loss
+    /// is divided by it once.
+    pub denominator: f64,
+}
+
+/// Sums over the trained positions of one micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepSums {
+    /// Sum of weighted negative log-likelihoods, not yet divided.
+    pub loss_sum: f64,
+    /// Sum of the weights.
+    pub weight_sum: f64,
+    /// Positions whose most likely token was the target.
+    pub num_correct: u64,
+    /// Trained positions.
+    pub num_targets: u64,
+    /// Sum of the entropies of the predicted distributions, nats.
+    pub entropy_sum: f64,
+    /// All tokens that went through the model.
+    pub num_tokens: u64,
+}
+
+/// The same sums over an evaluation set, and how much it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EvalSums {
+    /// The sums.
+    pub sums: StepSums,
+    /// Examples evaluated.
+    pub num_examples: u64,
+    /// Batches evaluated.
+    pub num_batches: u64,
+}
+
+/// A stage, as the loop sees it. Everything it does is a pure function of its data, its
+/// trainable parameters and the arguments, so that the loop alone holds the state to save.
+pub trait Task {
+    /// The micro-batches of one epoch, each a list of example indices: a pure function of the
+    /// seed and `epoch`.
+    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>>;
+
+    /// Sum of the loss weights of one micro-batch.
+    fn loss_weight(&self, batch: &[u32]) -> f64;
+
+    /// Forward and backward of one micro-batch; gradients are added to [`Task::grads`].
+    fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
+
+    /// The parameters being trained.
+    fn params(&self) -> &ParamSet;
+
+    /// Both sides of an update.
+    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet);
+
+    /// Called after the optimiser changed the parameters.
+    fn params_changed(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Evaluation over the whole validation set; `None` when there is none. `interrupted` is
+    /// polled between batches: when it answers true the evaluation is abandoned with `None`.
+    fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>>;
+
+    /// Writes the model (adapter or full) and tokenizer files into `dir`.
+    fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Where the examples of a batch came from, for messages: `file:row`.
+    fn describe_batch(&self, batch: &[u32]) -> String;
+}
