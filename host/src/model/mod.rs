@@ -7,6 +7,7 @@ pub mod cache;
 pub mod decoder;
 pub mod generate;
 pub mod lora;
+pub mod memory;
 pub mod params;
 pub mod projection;
 pub mod rope_freq;
