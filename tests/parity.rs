@@ -13,8 +13,7 @@ use trainer::ops::Exec;
 
 fn load(dir: &Path, positions: usize) -> Decoder {
     let config = HfConfig::read(dir).unwrap();
-    let (weights, unused) =
-        Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
+    let (weights, unused) = Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
     Decoder::new(config.spec, weights, &Device::Cpu, positions).unwrap()
 }
@@ -91,8 +90,12 @@ fn qwen_logits_losses_and_continuations_are_those_of_transformers() {
             assert!((loss - want).abs() < 1e-5, "{name}: {loss} {want}");
         }
         decoder.set_exec(Exec::Fused);
-        let greedy_ids: Vec<u32> =
-            reference["greedy_60"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+        let greedy_ids: Vec<u32> = reference["greedy_60"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_u64().unwrap() as u32)
+            .collect();
         let mut got = vec![greedy_ids[0]];
         got.extend(greedy(&decoder, &greedy_ids[..1], 60));
         assert_eq!(got, greedy_ids, "{name}");
