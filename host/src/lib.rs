@@ -9,22 +9,22 @@
 //!
 //! Modules appear in reading order: each may use only those above it.
 
-pub mod error;
-pub mod limits;
-pub mod fs;
-pub mod rng;
+pub mod adapter;
+pub mod cli;
 pub mod config;
 pub mod data;
-pub mod plugin;
-pub mod text;
+pub mod error;
+pub mod fs;
+pub mod limits;
+pub mod model;
+pub mod objective;
 #[allow(unused_variables, clippy::todo)]
 pub mod ops;
-pub mod model;
-pub mod adapter;
-pub mod objective;
 pub mod optim;
+pub mod plugin;
+pub mod rng;
 pub mod run;
 pub mod stage;
-pub mod cli;
+pub mod text;
 
 pub use error::{Error, Result};

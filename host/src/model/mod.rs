@@ -2,10 +2,20 @@
 //! and weight names to that description.
 
 pub mod batch;
+pub mod block;
+pub mod cache;
+pub mod decoder;
+pub mod generate;
+pub mod lora;
+pub mod memory;
 pub mod params;
+pub mod projection;
+pub mod rope_freq;
 pub mod spec;
+pub mod weights;
 
 pub use batch::TokenBatch;
+pub use decoder::{Decoder, Trained};
 pub use params::{GradSet, NamedTensor, ParamSet};
 pub use spec::DecoderSpec;
 

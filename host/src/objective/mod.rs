@@ -1,1 +1,33 @@
-//! Placeholder.
+//! Objectives: pure functions of per-token log-probabilities and weights. They know neither
+//! models nor files.
+
+pub mod causal;
+
+/// Sums over the trained positions of one micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepSums {
+    /// Sum of weighted negative log-likelihoods, not yet divided.
+    pub loss_sum: f64,
+    /// Sum of the weights.
+    pub weight_sum: f64,
+    /// Positions whose most likely token was the target.
+    pub num_correct: u64,
+    /// Trained positions.
+    pub num_targets: u64,
+    /// Sum of the entropies of the predicted distributions, nats.
+    pub entropy_sum: f64,
+    /// All tokens that went through the model.
+    pub num_tokens: u64,
+}
+
+impl StepSums {
+    /// Adds another micro-batch's sums.
+    pub fn add(&mut self, other: &StepSums) {
+        self.loss_sum += other.loss_sum;
+        self.weight_sum += other.weight_sum;
+        self.num_correct += other.num_correct;
+        self.num_targets += other.num_targets;
+        self.entropy_sum += other.entropy_sum;
+        self.num_tokens += other.num_tokens;
+    }
+}

@@ -29,19 +29,42 @@ pub struct Saved {
 
 /// `q [tokens, num_heads · head_dim]`, `k`, `v [tokens, num_kv_heads · head_dim]` → output of
 /// `q`'s shape. Sequence `s` is `bounds[s]..bounds[s + 1]`; no position sees another sequence.
-pub fn forward(exec: Exec, q: &Tensor, k: &Tensor, v: &Tensor, bounds: &[usize], config: Config) -> Result<(Tensor, Saved)> {
+pub fn forward(
+    exec: Exec,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    bounds: &[usize],
+    config: Config,
+) -> Result<(Tensor, Saved)> {
     todo!()
 }
 
 /// `dout` of the output's shape → `(dq, dk, dv)`.
 #[allow(clippy::too_many_arguments)]
-pub fn backward(exec: Exec, dout: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, out: &Tensor, saved: &Saved, bounds: &[usize], config: Config) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn backward(
+    exec: Exec,
+    dout: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    out: &Tensor,
+    saved: &Saved,
+    bounds: &[usize],
+    config: Config,
+) -> Result<(Tensor, Tensor, Tensor)> {
     todo!()
 }
 
 /// Generation: the last `n` positions of one sequence, `q [n, num_heads · head_dim]`, against all
 /// its `m ≥ n` keys and values so far, `[m, num_kv_heads · head_dim]`. Query `i` is position
 /// `m - n + i`.
-pub fn forward_cached(exec: Exec, q: &Tensor, k: &Tensor, v: &Tensor, config: Config) -> Result<Tensor> {
+pub fn forward_cached(
+    exec: Exec,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    config: Config,
+) -> Result<Tensor> {
     todo!()
 }

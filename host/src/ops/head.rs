@@ -33,6 +33,13 @@ pub fn score(exec: Exec, hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> R
 
 /// Forward and backward in one pass, for objectives whose derivative by each log-probability
 /// is known beforehand: `dlogprobs[i] = d loss / d logprob_i`.
-pub fn score_and_backward(exec: Exec, hidden: &Tensor, weight: &Tensor, targets: &[u32], dlogprobs: &[f32], want_weight: bool) -> Result<(Scores, Grads)> {
+pub fn score_and_backward(
+    exec: Exec,
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    dlogprobs: &[f32],
+    want_weight: bool,
+) -> Result<(Scores, Grads)> {
     todo!()
 }

@@ -22,12 +22,30 @@ pub struct Grads {
 
 /// Adds the low-rank update to `y [tokens, out]` (consumed, buffer reused where unshared).
 /// `x [tokens, in]`, `a [rank, in]`, `b [out, rank]`.
-pub fn forward(exec: Exec, x: &Tensor, y: Tensor, a: &Tensor, b: &Tensor, scale: f32, dropout: Option<Dropout>) -> Result<(Tensor, Saved)> {
+pub fn forward(
+    exec: Exec,
+    x: &Tensor,
+    y: Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f32,
+    dropout: Option<Dropout>,
+) -> Result<(Tensor, Saved)> {
     todo!()
 }
 
 /// `dy [tokens, out]` → gradients of A and B; adds the input's gradient to `dx [tokens, in]`
 /// when it is wanted.
-pub fn backward(exec: Exec, dy: &Tensor, x: &Tensor, saved: &Saved, a: &Tensor, b: &Tensor, scale: f32, dropout: Option<Dropout>, dx: Option<Tensor>) -> Result<(Grads, Option<Tensor>)> {
+pub fn backward(
+    exec: Exec,
+    dy: &Tensor,
+    x: &Tensor,
+    saved: &Saved,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f32,
+    dropout: Option<Dropout>,
+    dx: Option<Tensor>,
+) -> Result<(Grads, Option<Tensor>)> {
     todo!()
 }

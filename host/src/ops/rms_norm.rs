@@ -23,6 +23,13 @@ pub fn recompute(exec: Exec, x: &Tensor, weight: &Tensor, saved: &Saved) -> Resu
 }
 
 /// → `dx`, and the weight's gradient `[width]` when wanted.
-pub fn backward(exec: Exec, dy: &Tensor, x: &Tensor, weight: &Tensor, saved: &Saved, want_weight: bool) -> Result<(Tensor, Option<Tensor>)> {
+pub fn backward(
+    exec: Exec,
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    saved: &Saved,
+    want_weight: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     todo!()
 }

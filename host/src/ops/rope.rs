@@ -23,6 +23,12 @@ impl Table {
 
 /// Rotates every head of `x [tokens, heads · head_dim]` by its token's position.
 /// `inverse` rotates back: the backward.
-pub fn apply(exec: Exec, x: &Tensor, table: &Table, position_ids: &[u32], inverse: bool) -> Result<Tensor> {
+pub fn apply(
+    exec: Exec,
+    x: &Tensor,
+    table: &Table,
+    position_ids: &[u32],
+    inverse: bool,
+) -> Result<Tensor> {
     todo!()
 }

@@ -2,7 +2,7 @@
 
 pub mod task;
 
-pub use task::{EvalSums, MicroStep, StepSums, Task};
+pub use task::{EvalSums, MicroStep, Task};
 
 /// The training loop can't go on.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::model::{GradSet, ParamSet};
+use crate::objective::StepSums;
 
 /// Where in the run a micro-batch is: keys dropout and logs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,23 +16,6 @@ pub struct MicroStep {
     /// Sum of the loss weights of the whole update (all micro-batches, all ranks): the loss
     /// is divided by it once.
     pub denominator: f64,
-}
-
-/// Sums over the trained positions of one micro-batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepSums {
-    /// Sum of weighted negative log-likelihoods, not yet divided.
-    pub loss_sum: f64,
-    /// Sum of the weights.
-    pub weight_sum: f64,
-    /// Positions whose most likely token was the target.
-    pub num_correct: u64,
-    /// Trained positions.
-    pub num_targets: u64,
-    /// Sum of the entropies of the predicted distributions, nats.
-    pub entropy_sum: f64,
-    /// All tokens that went through the model.
-    pub num_tokens: u64,
 }
 
 /// The same sums over an evaluation set, and how much it was.

@@ -1,0 +1,181 @@
+//! One linear layer as the decoder uses it: the frozen or trained weight, its bias, and a
+//! LoRA pair on top when there is one.
+
+use candle_core::{Result, Tensor};
+
+use super::lora::{LoraPair, LoraTable};
+use super::params::{GradSet, ParamSet};
+use super::weights::{LayerWeights, Linear};
+use crate::ops::{self, Exec, dropout::Dropout};
+use crate::rng::mix64;
+
+/// The linear layers of a block, in the order in which they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Projection {
+    /// Queries.
+    Q,
+    /// Keys.
+    K,
+    /// Values.
+    V,
+    /// Attention output.
+    O,
+    /// MLP gate.
+    Gate,
+    /// MLP up.
+    Up,
+    /// MLP down.
+    Down,
+}
+
+impl Projection {
+    /// All of them.
+    pub const ALL: [Projection; 7] = [
+        Projection::Q,
+        Projection::K,
+        Projection::V,
+        Projection::O,
+        Projection::Gate,
+        Projection::Up,
+        Projection::Down,
+    ];
+}
+
+impl LayerWeights {
+    /// The linear layer behind a projection.
+    pub fn linear(&self, projection: Projection) -> &Linear {
+        match projection {
+            Projection::Q => &self.q,
+            Projection::K => &self.k,
+            Projection::V => &self.v,
+            Projection::O => &self.o,
+            Projection::Gate => &self.gate,
+            Projection::Up => &self.up,
+            Projection::Down => &self.down,
+        }
+    }
+}
+
+/// Where full fine-tuning puts the gradients of one linear layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearParams {
+    /// Index of the weight.
+    pub weight: Option<usize>,
+    /// Index of the bias.
+    pub bias: Option<usize>,
+}
+
+impl LinearParams {
+    fn any(self) -> bool {
+        self.weight.is_some() || self.bias.is_some()
+    }
+}
+
+/// What runs around a projection.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Implementation.
+    pub exec: Exec,
+    /// The trained parameters.
+    pub params: &'a ParamSet,
+    /// LoRA pairs, if any.
+    pub lora: Option<&'a LoraTable>,
+    /// Key of this micro-batch's dropout masks; `None`: no dropout (evaluation).
+    pub dropout_key: Option<u64>,
+}
+
+impl Context<'_> {
+    fn pair(&self, layer: usize, projection: Projection) -> Option<LoraPair> {
+        self.lora.and_then(|table| table.get(layer, projection))
+    }
+
+    fn dropout(&self, layer: usize, projection: Projection) -> Option<Dropout> {
+        let p = self.lora?.dropout;
+        let key = self.dropout_key?;
+        let module = (layer as u64) << 8 | projection as u64;
+        (p > 0.0).then(|| Dropout { p, key: mix64(key ^ mix64(module + 1)) })
+    }
+
+    /// Whether the backward of this layer needs its input.
+    pub fn needs_input(&self, layer: usize, projection: Projection, trained: LinearParams) -> bool {
+        trained.weight.is_some() || self.pair(layer, projection).is_some()
+    }
+}
+
+/// `x [tokens, in]` → `[tokens, out]`.
+pub fn forward(
+    cx: &Context<'_>,
+    layer: usize,
+    projection: Projection,
+    linear: &Linear,
+    x: &Tensor,
+) -> Result<(Tensor, Option<ops::lora::Saved>)> {
+    let y = ops::linear::forward(cx.exec, x, &linear.weight, linear.bias.as_ref())?;
+    match cx.pair(layer, projection) {
+        None => Ok((y, None)),
+        Some(pair) => {
+            let (a, b) = pair.tensors(cx.params);
+            let dropout = cx.dropout(layer, projection);
+            let (y, saved) = ops::lora::forward(cx.exec, x, y, a, b, pair.scale, dropout)?;
+            Ok((y, Some(saved)))
+        }
+    }
+}
+
+/// What a projection's backward is given.
+pub struct BackwardInput<'a> {
+    /// Gradient of the output, `[tokens, out]`.
+    pub dy: &'a Tensor,
+    /// The input, `[tokens, in]`; `None` where [`Context::needs_input`] said it is not needed.
+    pub x: Option<&'a Tensor>,
+    /// What the forward saved.
+    pub saved: Option<&'a ops::lora::Saved>,
+    /// Sum so far of the input's gradient, from other projections of the same input.
+    pub dx: Option<Tensor>,
+    /// Whether the input's gradient is wanted at all.
+    pub want_dx: bool,
+}
+
+/// Adds the gradients of what is trained here to `grads`; returns the input's gradient, added
+/// to `input.dx`, when wanted.
+pub fn backward(
+    cx: &Context<'_>,
+    layer: usize,
+    projection: Projection,
+    linear: &Linear,
+    trained: LinearParams,
+    input: BackwardInput<'_>,
+    grads: &mut GradSet,
+) -> Result<Option<Tensor>> {
+    let BackwardInput { dy, x, saved, dx, want_dx } = input;
+    if trained.any() {
+        if let Some(index) = trained.weight {
+            let x = x.ok_or_else(|| missing("input"))?;
+            grads.add(index, ops::linear::backward_weight(cx.exec, dy, x)?)?;
+        }
+        if let Some(index) = trained.bias {
+            grads.add(index, ops::linear::backward_bias(cx.exec, dy)?)?;
+        }
+    }
+    let dx = match (want_dx, dx) {
+        (false, _) => None,
+        (true, None) => Some(ops::linear::backward_input(cx.exec, dy, &linear.weight)?),
+        (true, Some(sum)) => {
+            Some(ops::linear::backward_input_add(cx.exec, dy, &linear.weight, sum)?)
+        }
+    };
+    let Some(pair) = cx.pair(layer, projection) else { return Ok(dx) };
+    let x = x.ok_or_else(|| missing("input"))?;
+    let saved = saved.ok_or_else(|| missing("saved state"))?;
+    let (a, b) = pair.tensors(cx.params);
+    let dropout = cx.dropout(layer, projection);
+    let (pair_grads, dx) =
+        ops::lora::backward(cx.exec, dy, x, saved, a, b, pair.scale, dropout, dx)?;
+    grads.add(pair.a, pair_grads.a)?;
+    grads.add(pair.b, pair_grads.b)?;
+    Ok(dx)
+}
+
+fn missing(what: &str) -> candle_core::Error {
+    candle_core::Error::Msg(format!("a projection's backward was called without its {what}"))
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Everything a change must pass: format, build, tests, lints, documentation. One build profile
+# for all, so that dependencies compile once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+say "format"
+cargo fmt --all --check
+say "plugins: Rust -> WebAssembly components (plugins/dist)"
+bash scripts/plugins.sh
+say "build"
+cargo build --release --locked --workspace --all-targets
+say "tests"
+cargo test --release --locked --workspace
+say "lints"
+cargo clippy --release --locked --workspace --all-targets -- -D warnings
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
+say "done"

@@ -1,0 +1,87 @@
+//! What the end-to-end tests share: the binary, the data, and small readers of its results.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("host/ has a parent").to_path_buf()
+}
+
+/// A file or folder of the shared test data, or `None` (with a printed reason) where it is absent.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("TRAINER_TEST_DATA")
+        .map_or_else(|| root().join("../shared/data"), PathBuf::from);
+    let path = base.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is absent; set TRAINER_TEST_DATA", path.display());
+    None
+}
+
+/// Runs `trainer` with these arguments and no terminal.
+pub fn trainer<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .args(args)
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the binary starts")
+}
+
+/// As [`trainer`], which must succeed; its standard output.
+pub fn trainer_ok<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> String {
+    let output = trainer(args);
+    assert!(
+        output.status.success(),
+        "exit {:?}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// As [`trainer`], which must fail with `code` and mention every one of `fragments`.
+pub fn trainer_fails<S: AsRef<std::ffi::OsStr>>(
+    args: impl IntoIterator<Item = S>,
+    code: i32,
+    fragments: &[&str],
+) -> String {
+    let output = trainer(args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "stderr: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for fragment in fragments {
+        assert!(stderr.contains(fragment), "no `{fragment}` in: {stderr}");
+    }
+    stderr
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A JSON file.
+pub fn json(path: impl AsRef<Path>) -> serde_json::Value {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// `(step, loss)` of every training row of a `trainer_state.json`.
+pub fn losses(output_dir: &Path) -> Vec<(u64, f64)> {
+    let state = json(output_dir.join("trainer_state.json"));
+    let rows = state["log_history"].as_array().expect("log_history").clone();
+    rows.iter()
+        .filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?)))
+        .collect()
+}
+
+/// A path as an argument.
+pub fn arg(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
+}
