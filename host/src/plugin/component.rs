@@ -124,7 +124,7 @@ pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError>
     let (world, contract) = world_of(file, &exports)?;
 
     let mut linker = Linker::<Guest>::new(engine);
-    let link = || -> wasmtime::Result<Linked> {
+    let mut link = || -> wasmtime::Result<Linked> {
         host::add_to_linker::<Guest, HasSelf<Guest>>(&mut linker, |guest| guest)?;
         let pre = linker.instantiate_pre(&component)?;
         Ok(match world {

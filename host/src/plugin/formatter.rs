@@ -59,7 +59,7 @@ pub(super) fn pieces(batches: &[RecordBatch]) -> Vec<Piece<'_>> {
 /// whichever came first by the clock.
 pub(super) fn over_pieces<T: Send>(
     batches: &[RecordBatch],
-    work: impl Fn(&Piece<'_>) -> Result<Vec<T>, PluginError> + Sync,
+    work: impl Fn(&Piece<'_>) -> Result<Vec<T>, PluginError> + Sync + Send,
 ) -> Result<Vec<T>, PluginError> {
     let done: Vec<Result<Vec<T>, PluginError>> = pieces(batches).par_iter().map(work).collect();
     let mut all = Vec::new();

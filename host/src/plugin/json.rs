@@ -86,7 +86,7 @@ fn write(
             out.push_str(&array.as_primitive::<$ty>().value(row).to_string())
         };
     }
-    let mut text = |value: &str, out: &mut String| {
+    let text = |value: &str, out: &mut String| {
         if is_json(field) { out.push_str(value) } else { string(value, out) }
     };
     match array.data_type() {
