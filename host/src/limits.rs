@@ -22,8 +22,7 @@ pub const RUN_CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const PLUGIN_BATCH_ROWS: usize = 512;
 /// Linear memory one plugin instance may own, bytes.
 pub const PLUGIN_MEMORY_BYTES_MAX: usize = 256 << 20;
-/// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input; measured: the
-/// shipped formatters spend under 1 M on an empty batch.
+/// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input.
 pub const PLUGIN_FUEL_BASE: u64 = 10_000_000;
 /// Instructions more for every row of the call.
 pub const PLUGIN_FUEL_PER_ROW: u64 = 2_000_000;

@@ -195,3 +195,13 @@ fn values_nested_too_deep_reject_the_row() {
         outcomes[0]
     );
 }
+
+#[test]
+fn the_longest_line_fits_the_limits() {
+    let long = "word ".repeat((trainer::limits::JSONL_LINE_BYTES_MAX - 200) / 5);
+    let row = json!({ "conversations": [
+        {"from": "human", "value": "q"}, {"from": "gpt", "value": long}] })
+    .to_string();
+    let outcomes = shipped("sharegpt", "{}").format(&[rows::batch(&[&row, &row])]).unwrap();
+    assert!(outcomes.iter().all(|o| matches!(o.verdict, Verdict::Keep(_))));
+}

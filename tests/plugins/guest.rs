@@ -25,7 +25,12 @@ const INFO: &str = "i32.const 64";
 const NO_COLUMNS: &str = "i32.const 128";
 
 impl Guest {
-    fn new(world: &'static str, interface: &'static str, function: &'static str, body: &str) -> Self {
+    fn new(
+        world: &'static str,
+        interface: &'static str,
+        function: &'static str,
+        body: &str,
+    ) -> Self {
         Self {
             world,
             interface,

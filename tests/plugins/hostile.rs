@@ -122,10 +122,14 @@ fn the_clock_stops_what_fuel_does_not() {
 
 #[test]
 fn a_memory_bomb_is_named_as_such() {
-    let (stop, text) =
-        stopped(&Guest::formatter("(loop $l (drop (memory.grow (i32.const 64))) (br $l)) unreachable"));
+    let (stop, text) = stopped(&Guest::formatter(
+        "(loop $l (drop (memory.grow (i32.const 64))) (br $l)) unreachable",
+    ));
     let limit = PluginLimits::default().memory_bytes;
-    assert!(matches!(stop, Stop::Memory { limit: l, wanted } if l == limit && wanted > limit), "{text}");
+    assert!(
+        matches!(stop, Stop::Memory { limit: l, wanted } if l == limit && wanted > limit),
+        "{text}"
+    );
 }
 
 #[test]
@@ -234,7 +238,8 @@ fn discriminants_that_do_not_exist_are_stops() {
 #[test]
 fn errors_of_the_contract_keep_the_instance() {
     // err(failed("evil"))
-    let body = "(i32.store8 (i32.const 256) (i32.const 1)) (i32.store8 (i32.const 260) (i32.const 2))
+    let body =
+        "(i32.store8 (i32.const 256) (i32.const 1)) (i32.store8 (i32.const 260) (i32.const 2))
         (i32.store (i32.const 264) (i32.const 16)) (i32.store (i32.const 268) (i32.const 4))
         (i32.const 256)";
     let plugin = load(&Guest::formatter(body));
@@ -255,7 +260,10 @@ fn a_trap_costs_one_call_and_not_the_plugin() {
         assert!(plugin.format(&[rows_of(2)]).is_err());
         assert_eq!(plugin.format(&[rows_of(1)]).unwrap().len(), 1);
     }
-    assert_eq!(shipped("text", "{}").format(&[rows::batch(&[r#"{"text":"a"}"#])]).unwrap().len(), 1);
+    assert_eq!(
+        shipped("text", "{}").format(&[rows::batch(&[r#"{"text":"a"}"#])]).unwrap().len(),
+        1
+    );
 }
 
 #[test]
@@ -296,8 +304,7 @@ fn the_log_is_cut_escaped_and_counted() {
          {}",
         skips().replace("(local $i i32)", "")
     );
-    let guest =
-        Guest::formatter(&body).items(SKIP).items(r#"(data (i32.const 512) "\1b[31m")"#);
+    let guest = Guest::formatter(&body).items(SKIP).items(r#"(data (i32.const 512) "\1b[31m")"#);
     let plugin = load(&guest);
     plugin.format(&[rows_of(1)]).unwrap();
     let log = plugin.take_log();
@@ -334,8 +341,7 @@ fn loops_at_the_start_and_in_describe_and_configure_end() {
 #[test]
 fn a_name_that_is_no_name_is_refused() {
     // The name's length covers the version too: "evil1.0.0" has dots.
-    let guest = Guest::formatter("unreachable")
-        .items(r#"(data (i32.const 68) "\09\00\00\00")"#);
+    let guest = Guest::formatter("unreachable").items(r#"(data (i32.const 68) "\09\00\00\00")"#);
     let text = load_with(&guest, PluginLimits::default()).unwrap_err().to_string();
     assert!(text.contains("the name `evil1.0.0` is not"), "{text}");
 }

@@ -87,10 +87,8 @@ fn a_plugin_of_another_world_is_refused() {
 
 #[test]
 fn foreign_imports_are_refused_by_name() {
-    let component = wat::parse_str(
-        r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#,
-    )
-    .unwrap();
+    let component =
+        wat::parse_str(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#).unwrap();
     let (_dir, path) = guest::file(&component);
     let text = message(load(&path, ""));
     assert!(text.contains("asks for `wasi:cli/environment@0.2.0`"), "{text}");

@@ -131,7 +131,11 @@ pub(super) fn example(example: formatting::Example) -> Result<Example, String> {
 
 /// A reason or a note: few words, safe to show.
 pub(super) fn words(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("a reason or note without words".into()) } else { Ok(shown(text)) }
+    if text.trim().is_empty() {
+        Err("a reason or note without words".into())
+    } else {
+        Ok(shown(text))
+    }
 }
 
 /// Notes of a row.

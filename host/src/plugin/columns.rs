@@ -81,7 +81,8 @@ pub struct Reads {
 
 impl From<types::Reads> for Reads {
     fn from(reads: types::Reads) -> Self {
-        let need = |n: types::Need| Need { name: n.name, kind: n.kind.into(), optional: n.optional };
+        let need =
+            |n: types::Need| Need { name: n.name, kind: n.kind.into(), optional: n.optional };
         Self {
             columns: reads.columns.into_iter().map(need).collect(),
             whole_rows: reads.whole_rows,
@@ -271,8 +272,7 @@ fn cells(field: &Field, array: &ArrayRef, kind: Kind) -> Result<Vec<Cell>, DataT
     if *source == DataType::Null {
         return Ok((0..array.len()).map(|_| Cell::Null).collect());
     }
-    let is_text =
-        matches!(source, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_text = matches!(source, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let name = field.name();
 
     if kind == Kind::Json && !(is_text && is_json(field)) {
@@ -386,7 +386,9 @@ fn from_json(name: &str, text: &str, kind: Kind) -> Cell {
         (Kind::Utf8, _) => fault("a string"),
         (Kind::Binary, Value::String(s)) => Cell::Bytes(s.as_bytes().to_vec()),
         (Kind::Binary, _) => fault("a string of bytes"),
-        (Kind::Int64, Value::Number(n)) => n.as_i64().map_or_else(|| fault("an integer"), Cell::Int),
+        (Kind::Int64, Value::Number(n)) => {
+            n.as_i64().map_or_else(|| fault("an integer"), Cell::Int)
+        }
         (Kind::Int64, _) => fault("an integer"),
         (Kind::Float64, Value::Number(n)) => {
             n.as_f64().map_or_else(|| fault("a finite number"), |x| float(name, x))

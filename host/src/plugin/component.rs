@@ -146,7 +146,10 @@ fn wrap(file: &str, engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginErro
         Some(import) => PluginError::ForbiddenImport { file: shown(file), import: shown(&import) },
         None => PluginError::NotAPlugin {
             file: shown(file),
-            why: format!("a core module that can't become a component: {}", shown(&format!("{e:#}"))),
+            why: format!(
+                "a core module that can't become a component: {}",
+                shown(&format!("{e:#}"))
+            ),
         },
     })
 }

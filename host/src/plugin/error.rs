@@ -145,7 +145,9 @@ pub enum PluginError {
         why: String,
     },
     /// The component wants more than the host offers.
-    #[error("plugin {file} asks for `{import}`, which no plugin gets (only `trainer:plugin/host` is offered); build it without WASI, as the SDK's README describes")]
+    #[error(
+        "plugin {file} asks for `{import}`, which no plugin gets (only `trainer:plugin/host` is offered); build it without WASI, as the SDK's README describes"
+    )]
     ForbiddenImport {
         /// The file or name.
         file: String,
@@ -153,7 +155,9 @@ pub enum PluginError {
         import: String,
     },
     /// The component is a plugin of another contract version.
-    #[error("plugin {file} speaks version {got} of the plugin contract, this trainer speaks {expected}; build it against this trainer's SDK")]
+    #[error(
+        "plugin {file} speaks version {got} of the plugin contract, this trainer speaks {expected}; build it against this trainer's SDK"
+    )]
     ContractVersion {
         /// The file or name.
         file: String,
@@ -181,7 +185,9 @@ pub enum PluginError {
         faults: Vec<String>,
     },
     /// The plugin needs a column that the source does not have.
-    #[error("{who} needs the column `{column}`, which the source does not have (it has {present}); choose a plugin for this format, or name the column in the plugin's options")]
+    #[error(
+        "{who} needs the column `{column}`, which the source does not have (it has {present}); choose a plugin for this format, or name the column in the plugin's options"
+    )]
     MissingColumn {
         /// The plugin.
         who: Who,
@@ -191,7 +197,9 @@ pub enum PluginError {
         present: String,
     },
     /// A column of a type that can't be handed over as the plugin wants it.
-    #[error("{who} needs the column `{column}` as {expected}, but it is {got}; convert the column, or choose a plugin for this format")]
+    #[error(
+        "{who} needs the column `{column}` as {expected}, but it is {got}; convert the column, or choose a plugin for this format"
+    )]
     ColumnType {
         /// The plugin.
         who: Who,
@@ -203,7 +211,11 @@ pub enum PluginError {
         got: String,
     },
     /// The plugin was stopped: a limit or a trap.
-    #[error("{who} was stopped in `{function}`{}: {stop}{}; mend the plugin, look at these rows, or raise its limits", rows_text(rows), said_text(said))]
+    #[error(
+        "{who} was stopped in `{function}`{}: {stop}{}; mend the plugin, look at these rows, or raise its limits",
+        rows_text(rows),
+        said_text(said)
+    )]
     Stopped {
         /// The plugin.
         who: Who,
@@ -229,7 +241,10 @@ pub enum PluginError {
         message: String,
     },
     /// The plugin returned something that the contract forbids.
-    #[error("{who} returned something wrong from `{function}`{}: {what}; this is a fault of the plugin", rows_text(rows))]
+    #[error(
+        "{who} returned something wrong from `{function}`{}: {what}; this is a fault of the plugin",
+        rows_text(rows)
+    )]
     Returned {
         /// The plugin.
         who: Who,
@@ -241,7 +256,9 @@ pub enum PluginError {
         what: String,
     },
     /// The engine itself could not be set up.
-    #[error("the WebAssembly engine can't start: {0}; this is a fault of trainer or of the machine's memory limits")]
+    #[error(
+        "the WebAssembly engine can't start: {0}; this is a fault of trainer or of the machine's memory limits"
+    )]
     Engine(String),
 }
 

@@ -41,8 +41,8 @@ pub(super) fn value(
 pub(super) fn row(batch: &RecordBatch, row: usize) -> Result<String, String> {
     let mut out = String::from("{");
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        let text =
-            value(field, column.as_ref(), row).map_err(|e| format!("field `{}` {e}", field.name()))?;
+        let text = value(field, column.as_ref(), row)
+            .map_err(|e| format!("field `{}` {e}", field.name()))?;
         let Some(text) = text.filter(|t| t != "null") else { continue };
         if out.len() > 1 {
             out.push(',');

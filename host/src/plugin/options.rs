@@ -77,7 +77,11 @@ fn fault(name: &str, value: &Value, rule: &Value) -> Option<String> {
         && !allowed.contains(value)
     {
         let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-        return Some(format!("`{name}` is {}, not one of {}", shown(&value.to_string()), allowed.join(", ")));
+        return Some(format!(
+            "`{name}` is {}, not one of {}",
+            shown(&value.to_string()),
+            allowed.join(", ")
+        ));
     }
     let number = |key: &str| rule.get(key).and_then(Value::as_f64);
     if let Some(got) = value.as_f64() {

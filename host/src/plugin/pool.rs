@@ -150,11 +150,12 @@ impl Plugin {
             log: Mutex::default(),
         };
         let mut instance = plugin.instantiate()?;
-        let info = plugin.run(&mut instance, "describe", 0..0, 0, 0, |bound, store| match bound {
-            Bound::Formatter(f) => f.trainer_plugin_formatting().call_describe(store).map(Ok),
-            Bound::Template(t) => t.trainer_plugin_templating().call_describe(store).map(Ok),
-            Bound::Reward(r) => r.trainer_plugin_rewards().call_describe(store).map(Ok),
-        })?;
+        let info =
+            plugin.run(&mut instance, "describe", 0..0, 0, 0, |bound, store| match bound {
+                Bound::Formatter(f) => f.trainer_plugin_formatting().call_describe(store).map(Ok),
+                Bound::Template(t) => t.trainer_plugin_templating().call_describe(store).map(Ok),
+                Bound::Reward(r) => r.trainer_plugin_rewards().call_describe(store).map(Ok),
+            })?;
         plugin.take_info(info)?;
         Ok(plugin)
     }
@@ -231,8 +232,8 @@ impl Plugin {
         let mut instance = self.instantiate()?;
         let (options, seed) = (self.options.as_str(), self.seed);
         let bytes = options.len();
-        let reads = self.run(&mut instance, "configure", 0..0, 0, bytes, |bound, store| {
-            match bound {
+        let reads =
+            self.run(&mut instance, "configure", 0..0, 0, bytes, |bound, store| match bound {
                 Bound::Formatter(f) => {
                     f.trainer_plugin_formatting().call_configure(store, options, seed)
                 }
@@ -240,8 +241,7 @@ impl Plugin {
                     t.trainer_plugin_templating().call_configure(store, options, seed)
                 }
                 Bound::Reward(r) => r.trainer_plugin_rewards().call_configure(store, options, seed),
-            }
-        })?;
+            })?;
         Ok((instance, reads.into()))
     }
 

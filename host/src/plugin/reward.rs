@@ -57,10 +57,11 @@ impl Plugin {
         while let Some(call) = rows.next_call(ceilings::PLUGIN_BATCH_BYTES) {
             let num_rows = call.positions.len();
             let rows = range(&call, piece.first);
-            let answer = self.call("score", rows.clone(), num_rows, call.bytes, |bound, store| {
-                let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
-                r.trainer_plugin_rewards().call_score(store, &call.batch)
-            })?;
+            let answer =
+                self.call("score", rows.clone(), num_rows, call.bytes, |bound, store| {
+                    let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
+                    r.trainer_plugin_rewards().call_score(store, &call.batch)
+                })?;
             if answer.len() != num_rows {
                 let what = format!("{} scores for {num_rows} rows", answer.len());
                 return Err(self.returned("score", rows, what));

@@ -103,8 +103,7 @@ impl Plugin {
         bytes: usize,
         options: &RenderOptions,
     ) -> Result<Vec<Rendering>, PluginError> {
-        let converted: Vec<_> =
-            conversations[rows.clone()].iter().map(check::to_guest).collect();
+        let converted: Vec<_> = conversations[rows.clone()].iter().map(check::to_guest).collect();
         let guests: Vec<_> = converted.iter().filter_map(|c| c.as_ref().ok().cloned()).collect();
         let options = options.to_guest();
         let answer = self.call("render", rows.clone(), rows.len(), bytes, |bound, store| {
@@ -149,9 +148,7 @@ impl Plugin {
 }
 
 /// A template's answer on one conversation; the outer error is a fault of the plugin.
-fn checked(
-    rendering: Result<Vec<templating::Segment>, String>,
-) -> Result<Rendering, String> {
+fn checked(rendering: Result<Vec<templating::Segment>, String>) -> Result<Rendering, String> {
     let segments = match rendering {
         Ok(segments) => segments,
         Err(reason) => return Ok(Err(check::words(&reason)?)),

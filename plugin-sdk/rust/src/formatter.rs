@@ -40,8 +40,8 @@ pub trait Formatter: Sized + 'static {
 macro_rules! export_formatter {
     ($plugin:ty) => {
         const _: () = {
-            use $crate::bindings::formatter as world;
             use world::exports::trainer::plugin::formatting;
+            use $crate::bindings::formatter as world;
 
             ::std::thread_local! {
                 static STATE: $crate::glue::State<$plugin> = $crate::glue::State::new();
@@ -77,7 +77,7 @@ macro_rules! export_formatter {
                 }
             }
 
-            world::export_formatter_world!(Component with_types_in world);
+    world::export_formatter_world!(Component with_types_in world);
         };
     };
 }

@@ -54,9 +54,9 @@
 //! trainer_plugin::export_formatter!(Qa);
 //! ```
 
+mod about;
 #[doc(hidden)]
 pub mod bindings;
-mod about;
 mod chat;
 mod formatter;
 #[doc(hidden)]

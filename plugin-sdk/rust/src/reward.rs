@@ -71,8 +71,8 @@ pub trait Reward: Sized + 'static {
 macro_rules! export_reward {
     ($plugin:ty) => {
         const _: () = {
-            use $crate::bindings::reward as world;
             use world::exports::trainer::plugin::rewards;
+            use $crate::bindings::reward as world;
 
             ::std::thread_local! {
                 static STATE: $crate::glue::State<$plugin> = $crate::glue::State::new();
@@ -108,7 +108,7 @@ macro_rules! export_reward {
                 }
             }
 
-            world::export_reward_world!(Component with_types_in world);
+    world::export_reward_world!(Component with_types_in world);
         };
     };
 }

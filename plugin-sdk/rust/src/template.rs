@@ -37,8 +37,8 @@ pub trait Template: Sized + 'static {
 macro_rules! export_template {
     ($plugin:ty) => {
         const _: () = {
-            use $crate::bindings::template as world;
             use world::exports::trainer::plugin::templating;
+            use $crate::bindings::template as world;
 
             ::std::thread_local! {
                 static STATE: $crate::glue::State<$plugin> = $crate::glue::State::new();
@@ -86,7 +86,7 @@ macro_rules! export_template {
                 }
             }
 
-            world::export_template_world!(Component with_types_in world);
+    world::export_template_world!(Component with_types_in world);
         };
     };
 }

@@ -112,9 +112,7 @@ impl ShareGpt {
 fn system_column(row: &Row<'_>, name: &str) -> Result<Option<String>, String> {
     match row.json::<serde_json::Value>(name)? {
         None => Ok(None),
-        Some(serde_json::Value::String(text)) => {
-            Ok((!text.trim().is_empty()).then_some(text))
-        }
+        Some(serde_json::Value::String(text)) => Ok((!text.trim().is_empty()).then_some(text)),
         Some(other) => Err(format!("field `{name}` is {}, not a string", json_kind(&other))),
     }
 }

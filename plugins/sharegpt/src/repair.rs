@@ -2,9 +2,8 @@
 
 use trainer_plugin::{Message, Role};
 
-/// The system prompt and the other turns: a user's turn first, an assistant's turn last, no two
-/// user or assistant turns in a row (tool answers may follow each other). `None` when no user
-/// turn is answered.
+/// The system prompt and the other turns: a user's turn first, an assistant's turn last, turns of
+/// one side joined (tool answers may follow each other). `None` when no user turn is answered.
 pub fn repair(
     turns: Vec<Message>,
     notes: &mut Vec<String>,
@@ -44,8 +43,11 @@ pub fn repair(
     (!rest.is_empty()).then_some((system, rest))
 }
 
+/// Two turns of a side become one, unless that would lose a weight or put text before the tool
+/// calls that it followed.
 fn joins(last: &Message, next: &Message) -> bool {
-    last.role == next.role && last.role != Role::Tool && last.weight == next.weight
+    let keeps_order = last.tool_calls.is_empty() || next.content.is_empty();
+    last.role == next.role && last.role != Role::Tool && last.weight == next.weight && keeps_order
 }
 
 fn join(last: &mut Message, next: Message) {

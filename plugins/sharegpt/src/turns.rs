@@ -56,10 +56,7 @@ pub fn read(
             (None, None) => return Err(format!("field `{place}.from` is missing")),
         };
         let Value::String(role) = role else {
-            return Err(format!(
-                "field `{place}.{role_key}` is {}, not a string",
-                json_kind(role)
-            ));
+            return Err(format!("field `{place}.{role_key}` is {}, not a string", json_kind(role)));
         };
         let Some(speaker) = speaker(role.trim()) else {
             let shown: String = role.chars().take(ROLE_CHARS_SHOWN).collect();
@@ -120,17 +117,14 @@ fn message(
 
 /// A `function_call` turn: JSON of one call `{name, arguments}` or of a list of them. Other JSON
 /// stays the text it is.
-fn function_call(
-    text: String,
-    place: &str,
-    notes: &mut Vec<String>,
-) -> Result<Message, String> {
+fn function_call(text: String, place: &str, notes: &mut Vec<String>) -> Result<Message, String> {
     if text.trim().is_empty() {
         return Err(format!("field `{place}` is empty"));
     }
     let value: Value = serde_json::from_str(&text)
         .map_err(|e| format!("field `{place}` is a function_call that is not JSON: {e}"))?;
-    let is_call = |v: &Value| v.get("name").is_some_and(Value::is_string) && v.get("arguments").is_some();
+    let is_call =
+        |v: &Value| v.get("name").is_some_and(Value::is_string) && v.get("arguments").is_some();
     #[derive(serde::Deserialize)]
     struct Call<'a> {
         name: String,
@@ -200,7 +194,10 @@ fn string(turn: &Object, key: &str, place: &str) -> Result<Option<String>, Strin
 
 fn weight(turn: &Object, place: &str) -> Result<Option<f32>, String> {
     let bad = |got: &Value| {
-        format!("field `{place}.weight` is {}; it must be a number that is not negative", shown(got))
+        format!(
+            "field `{place}.weight` is {}; it must be a number that is not negative",
+            shown(got)
+        )
     };
     match turn.get("weight") {
         None | Some(Value::Null) => Ok(None),

@@ -21,7 +21,8 @@ fn json_field(name: &str) -> Field {
 
 /// The values one column becomes, and the faults.
 fn convert_one(field: Field, array: ArrayRef, kind: Kind) -> (types::Column, Vec<(usize, String)>) {
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field.clone()])), vec![array]).unwrap();
+    let batch =
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field.clone()])), vec![array]).unwrap();
     let need = Need { name: field.name().clone(), kind, optional: false };
     let reads = Reads { columns: vec![need], whole_rows: false };
     let mut rows = convert(&who(), &reads, &batch).unwrap();
@@ -93,10 +94,7 @@ fn nested_values_become_json() {
     let list = ListArray::new(item, offsets, Arc::new(structs), None);
     let field = Field::new("turns", list.data_type().clone(), true);
     let (column, faults) = convert_one(field, Arc::new(list), Kind::Json);
-    assert_eq!(
-        utf8(column),
-        [r#"[{"from":"human","n":0.5},{"from":"gpt","n":null}]"#, "[]"]
-    );
+    assert_eq!(utf8(column), [r#"[{"from":"human","n":0.5},{"from":"gpt","n":null}]"#, "[]"]);
     assert!(faults.is_empty());
 }
 
@@ -117,8 +115,7 @@ fn numbers_keep_their_kind_and_range() {
     assert_eq!(faults.len(), 1);
 
     let texts = Arc::new(StringArray::from(vec![" 7", "x"]));
-    let (column, faults) =
-        convert_one(Field::new("a", DataType::Utf8, false), texts, Kind::Int64);
+    let (column, faults) = convert_one(Field::new("a", DataType::Utf8, false), texts, Kind::Int64);
     assert!(matches!(column.values, types::Values::Int64(v) if v == [7]));
     assert!(faults[0].1.contains("`x`, not an integer"));
 }
@@ -148,7 +145,10 @@ fn a_column_of_an_unsuitable_type_is_named() {
     };
     assert!(error(need("a", false)).contains("needs the column `a` as utf8, but it is Int64"));
     let missing = error(need("b", false));
-    assert!(missing.contains("needs the column `b`") && missing.contains("it has `a`"), "{missing}");
+    assert!(
+        missing.contains("needs the column `b`") && missing.contains("it has `a`"),
+        "{missing}"
+    );
     let reads = Reads { columns: vec![need("b", true)], whole_rows: true };
     let mut rows = convert(&who(), &reads, &batch).unwrap();
     let call = rows.next_call(usize::MAX).unwrap();
