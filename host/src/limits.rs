@@ -22,3 +22,40 @@ pub const RUN_CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const PLUGIN_BATCH_ROWS: usize = 512;
 /// Linear memory one plugin instance may own, bytes.
 pub const PLUGIN_MEMORY_BYTES_MAX: usize = 256 << 20;
+/// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input.
+pub const PLUGIN_FUEL_BASE: u64 = 10_000_000;
+/// Instructions more for every row of the call.
+pub const PLUGIN_FUEL_PER_ROW: u64 = 2_000_000;
+/// Instructions more for every byte of input, so that one long row is not starved.
+pub const PLUGIN_FUEL_PER_INPUT_BYTE: u64 = 1_000;
+/// Wall-clock time after which a call is interrupted, milliseconds: the backstop behind the fuel.
+pub const PLUGIN_DEADLINE_MS: u64 = 30_000;
+/// Input of one call, bytes, from which on no further row joins it.
+pub const PLUGIN_BATCH_BYTES: usize = 4 << 20;
+/// Stack of a plugin's code, bytes (wasmtime's own default).
+pub const PLUGIN_STACK_BYTES_MAX: usize = 512 << 10;
+/// Elements of all tables of one instance together.
+pub const PLUGIN_TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances, memories and tables of one component (language runtimes that are linked from
+/// parts have about 40).
+pub const PLUGIN_CORE_INSTANCES_MAX: usize = 64;
+/// Largest component file, bytes.
+pub const PLUGIN_FILE_BYTES_MAX: u64 = 8 << 20;
+/// Output of one call, bytes: this and 16 times the input, at most the next.
+pub const PLUGIN_OUTPUT_BYTES_BASE: usize = 1 << 20;
+/// Output of one call, bytes, whatever the input.
+pub const PLUGIN_OUTPUT_BYTES_MAX: usize = 64 << 20;
+/// Examples one row may become.
+pub const PLUGIN_EXAMPLES_PER_ROW_MAX: usize = 10_000;
+/// Notes one row may carry.
+pub const PLUGIN_NOTES_PER_ROW_MAX: usize = 1_000;
+/// Log lines kept of one call; further ones are counted.
+pub const PLUGIN_LOG_LINES_MAX: usize = 50;
+/// Log calls in one call after which the plugin is stopped.
+pub const PLUGIN_LOG_CALLS_MAX: u64 = 100_000;
+/// Bytes handed to the log in one call after which the plugin is stopped.
+pub const PLUGIN_LOG_BYTES_MAX: usize = 16 << 20;
+/// Longest log line kept, characters.
+pub const PLUGIN_LOG_LINE_CHARS_MAX: usize = 1_000;
+/// Largest options text, bytes.
+pub const PLUGIN_OPTIONS_BYTES_MAX: usize = 1 << 20;

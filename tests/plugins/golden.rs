@@ -1,0 +1,207 @@
+//! `golden/in.jsonl` through each shipped plugin gives `golden/out.jsonl`. With UPDATE_GOLDEN=1
+//! the second file is written instead of compared: read the difference before committing it.
+
+use serde_json::{Value, json};
+use trainer::data::Conversation;
+use trainer::plugin::{Plugin, RenderOptions, Rendering, Verdict};
+
+use crate::{root, rows, shipped};
+
+fn lines(plugin: &str, file: &str) -> Vec<String> {
+    let path = root().join(format!("plugins/{plugin}/golden/{file}"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(str::to_string).collect()
+}
+
+fn check_golden(plugin: &str, got: &[Value]) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let text: String = got.iter().map(|v| format!("{v}\n")).collect();
+        std::fs::write(root().join(format!("plugins/{plugin}/golden/out.jsonl")), text).unwrap();
+        return;
+    }
+    let wanted = lines(plugin, "out.jsonl");
+    assert_eq!(got.len(), wanted.len(), "{plugin}: number of rows");
+    for (row, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+        let wanted: Value = serde_json::from_str(wanted).unwrap();
+        assert_eq!(*got, wanted, "{plugin}: row {}", row + 1);
+    }
+}
+
+fn formatter(plugin: &str) {
+    let input = lines(plugin, "in.jsonl");
+    let texts: Vec<&str> = input.iter().map(String::as_str).collect();
+    let outcomes = shipped(plugin, "{}").format(&[rows::batch(&texts)]).unwrap();
+    check_golden(plugin, &outcomes.iter().map(rows::outcome).collect::<Vec<_>>());
+}
+
+fn rendering(rendering: &Rendering) -> Value {
+    match rendering {
+        Ok(segments) => json!({
+            "segments": segments
+                .iter()
+                .map(|s| json!([s.role, s.weight, s.text]))
+                .collect::<Vec<_>>()
+        }),
+        Err(reason) => json!({ "reject": reason }),
+    }
+}
+
+fn options_of(case: &Value) -> RenderOptions {
+    let o = &case["options"];
+    let text = |key: &str| o[key].as_str().unwrap_or_default().to_string();
+    RenderOptions {
+        add_generation_prompt: o["add_generation_prompt"].as_bool().unwrap_or(false),
+        continue_final_message: o["continue_final_message"].as_bool().unwrap_or(false),
+        bos: text("bos"),
+        eos: text("eos"),
+    }
+}
+
+fn conversation_of(case: &str) -> Conversation {
+    serde_json::from_str(case).unwrap()
+}
+
+fn render_one(plugin: &Plugin, case: &str) -> Rendering {
+    let options = options_of(&serde_json::from_str(case).unwrap());
+    plugin.render(&[conversation_of(case)], &options).unwrap().remove(0)
+}
+
+fn template(name: &str) {
+    let plugin = shipped(name, "{}");
+    let got: Vec<Value> =
+        lines(name, "in.jsonl").iter().map(|case| rendering(&render_one(&plugin, case))).collect();
+    check_golden(name, &got);
+}
+
+#[test]
+fn sharegpt_rows_are_as_recorded() {
+    formatter("sharegpt");
+}
+
+#[test]
+fn alpaca_rows_are_as_recorded() {
+    formatter("alpaca");
+}
+
+#[test]
+fn text_rows_are_as_recorded() {
+    formatter("text");
+}
+
+#[test]
+fn chatml_renderings_are_as_recorded() {
+    template("chatml");
+}
+
+#[test]
+fn vicuna_renderings_are_as_recorded() {
+    template("vicuna");
+}
+
+#[test]
+fn outcomes_do_not_depend_on_batches_or_repetition() {
+    for name in ["sharegpt", "alpaca", "text"] {
+        let input = lines(name, "in.jsonl");
+        let many: Vec<&str> = input.iter().cycle().take(1_500).map(String::as_str).collect();
+        let plugin = shipped(name, "{}");
+        let whole = plugin.format(&[rows::batch(&many)]).unwrap();
+        assert_eq!(whole.len(), many.len());
+        assert_eq!(whole, plugin.format(&[rows::batch(&many)]).unwrap(), "{name}: a second time");
+        let all = rows::batch(&many);
+        let cut: Vec<_> = (0..all.num_rows())
+            .step_by(97)
+            .map(|at| all.slice(at, 97.min(all.num_rows() - at)))
+            .collect();
+        assert_eq!(whole, plugin.format(&cut).unwrap(), "{name}: in batches of 97");
+        assert_eq!(whole, shipped(name, "{}").format(&cut).unwrap(), "{name}: fresh");
+    }
+}
+
+#[test]
+fn renderings_do_not_depend_on_batches() {
+    for name in ["chatml", "vicuna"] {
+        let input = lines(name, "in.jsonl");
+        let many: Vec<Conversation> =
+            input.iter().cycle().take(1_200).map(|case| conversation_of(case)).collect();
+        let plugin = shipped(name, "{}");
+        let options = RenderOptions::default();
+        let whole = plugin.render(&many, &options).unwrap();
+        let single: Vec<Rendering> = many[..input.len()]
+            .iter()
+            .map(|c| plugin.render(std::slice::from_ref(c), &options).unwrap().remove(0))
+            .collect();
+        for (i, rendering) in whole.iter().enumerate() {
+            assert_eq!(*rendering, single[i % single.len()], "{name}: conversation {i}");
+        }
+    }
+}
+
+#[test]
+fn trained_text_is_the_answer_and_what_ends_it() {
+    let case = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+    let trained = |name: &str, options: &str| -> String {
+        let segments = render_one(&shipped(name, options), case).unwrap();
+        segments.iter().filter(|s| s.weight > 0.0).map(|s| s.text.as_str()).collect()
+    };
+    assert_eq!(trained("chatml", "{}"), "a<|im_end|>");
+    assert_eq!(trained("vicuna", "{}"), "a</s>");
+    assert_eq!(trained("vicuna", r#"{"end_of_turn":"<eot>","answer_prefix":" "}"#), " a<eot>");
+}
+
+#[test]
+fn templates_name_their_stop_strings() {
+    let with_eos = RenderOptions { eos: "<|end|>".into(), ..RenderOptions::default() };
+    let none = RenderOptions::default();
+    assert_eq!(shipped("chatml", "{}").stop_strings(&with_eos).unwrap(), ["<|im_end|>"]);
+    assert_eq!(shipped("vicuna", "{}").stop_strings(&none).unwrap(), ["</s>"]);
+    assert_eq!(shipped("vicuna", "{}").stop_strings(&with_eos).unwrap(), ["<|end|>"]);
+}
+
+#[test]
+fn options_change_what_is_read_and_done() {
+    let text = shipped("text", r#"{"column":"body"}"#);
+    assert_eq!(text.reads().columns[0].name, "body");
+    let outcomes = text.format(&[rows::batch(&[r#"{"body":"x","text":5}"#])]).unwrap();
+    assert!(matches!(&outcomes[0].verdict, Verdict::Keep(_)));
+
+    let strict = shipped("sharegpt", r#"{"column":"messages","unknown_role":"reject"}"#);
+    let row = r#"{"messages":[{"role":"user","content":"a"},{"role":"critic","content":"b"}]}"#;
+    let outcomes = strict.format(&[rows::batch(&[row])]).unwrap();
+    let wanted = "field `messages[1].role` is `critic`, not a known role";
+    assert_eq!(outcomes[0].verdict, Verdict::Reject(wanted.into()));
+
+    let blank_line = shipped("alpaca", r#"{"separator":"\n\n"}"#);
+    let row = r#"{"instruction":"i","input":"j","output":"o"}"#;
+    let outcome = rows::outcome(&blank_line.format(&[rows::batch(&[row])]).unwrap()[0]);
+    assert_eq!(outcome["keep"][0]["conversation"]["messages"][0]["content"], "i\n\nj");
+}
+
+#[test]
+fn values_nested_too_deep_reject_the_row() {
+    let deep = format!(r#"{{"conversations":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let plugin = shipped("sharegpt", "{}");
+    let column = deep["{\"conversations\":".len()..deep.len() - 1].to_string();
+    let batch = {
+        // Made by hand: the test's own reader is not asked to parse it.
+        let template = rows::batch(&[r#"{"conversations":[]}"#]);
+        let texts = arrow::array::StringArray::from(vec![column]);
+        arrow::array::RecordBatch::try_new(template.schema(), vec![std::sync::Arc::new(texts)])
+            .unwrap()
+    };
+    let outcomes = plugin.format(&[batch]).unwrap();
+    assert!(
+        matches!(&outcomes[0].verdict, Verdict::Reject(why) if why.contains("recursion limit")),
+        "{:?}",
+        outcomes[0]
+    );
+}
+
+#[test]
+fn the_longest_line_fits_the_limits() {
+    let long = "word ".repeat((trainer::limits::JSONL_LINE_BYTES_MAX - 200) / 5);
+    let row = json!({ "conversations": [
+        {"from": "human", "value": "q"}, {"from": "gpt", "value": long}] })
+    .to_string();
+    let outcomes = shipped("sharegpt", "{}").format(&[rows::batch(&[&row, &row])]).unwrap();
+    assert!(outcomes.iter().all(|o| matches!(o.verdict, Verdict::Keep(_))));
+}
