@@ -27,3 +27,17 @@ pub mod stage;
 pub mod text;
 
 pub use error::{Error, Result};
+
+/// A file or folder of the shared test data, or `None` (with a printed reason) where it is absent.
+#[cfg(test)]
+pub(crate) fn test_data(name: &str) -> Option<std::path::PathBuf> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let base = std::env::var_os("TRAINER_TEST_DATA")
+        .map_or_else(|| root.join("../shared/data"), std::path::PathBuf::from);
+    let path = base.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is absent; set TRAINER_TEST_DATA", path.display());
+    None
+}

@@ -1,6 +1,19 @@
 //! Tokenizer, chat template, masks by character spans, packing. Knows no tensors.
 
+use std::path::PathBuf;
+
 use crate::data::Provenance;
+
+pub mod chat_template;
+pub mod encode;
+pub mod jinja;
+pub mod pack;
+pub mod preview;
+pub mod tokenizer;
+pub mod train;
+
+pub use encode::{Encoded, Encoder};
+pub use tokenizer::TextTokenizer;
 
 /// The label of a position on which no loss is taken (PyTorch's `ignore_index`).
 pub const IGNORE_INDEX: i32 = -100;
@@ -8,9 +21,44 @@ pub const IGNORE_INDEX: i32 = -100;
 /// A tokenizer or chat template that can't be read or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    /// Placeholder until the tokenizer exists.
-    #[error("{0}")]
-    Other(String),
+    /// A file operation.
+    #[error(transparent)]
+    Fs(#[from] crate::fs::FsError),
+    /// A folder without a tokenizer.
+    #[error("{} holds no tokenizer.json; give a folder with one (`--tokenizer_name_or_path`), or convert the tokenizer with its own tools", .0.display())]
+    NoTokenizer(PathBuf),
+    /// A tokenizer file that can't be used.
+    #[error("{} can't be used: {reason}; download it again", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer knows more tokens than the model has rows.
+    #[error(
+        "the tokenizer makes ids up to {largest}, but the model's embedding has {rows} rows; they belong to different models"
+    )]
+    VocabularyMismatch {
+        /// Largest id.
+        largest: u32,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+    /// A text that the tokenizer can't encode.
+    #[error("the tokenizer failed on a text: {0}; remove or clean that row")]
+    Encode(String),
+    /// No way to render a conversation.
+    #[error("{} has no chat template; add a template plugin (`--plugin chatml`, `--plugin vicuna`) or a chat_template.jinja", .0.display())]
+    NoChatTemplate(PathBuf),
+    /// A chat template that can't be parsed or run.
+    #[error("the chat template of {} failed: {reason}; use a template plugin (`--plugin chatml`) instead, or mend the template", path.display())]
+    ChatTemplate {
+        /// The folder or file it came from.
+        path: PathBuf,
+        /// Line and reason.
+        reason: String,
+    },
 }
 
 /// A piece of rendered text and whether the loss is taken on it.
@@ -42,5 +90,20 @@ impl TokenizedExample {
     /// since the first token is never predicted.
     pub fn num_trained(&self) -> usize {
         self.labels.iter().skip(1).filter(|&&l| l != IGNORE_INDEX).count()
+    }
+
+    /// Sum of the weights of the trained positions.
+    pub fn loss_weight(&self) -> f64 {
+        match &self.loss_weights {
+            None => self.num_trained() as f64,
+            Some(weights) => self
+                .labels
+                .iter()
+                .zip(weights)
+                .skip(1)
+                .filter(|(l, _)| **l != IGNORE_INDEX)
+                .map(|(_, w)| f64::from(*w))
+                .sum(),
+        }
     }
 }
