@@ -3,6 +3,8 @@
 //! A column as a whole may be of an unsuitable type (an error); a single value may not fit (the
 //! row is rejected here, before the plugin sees it).
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -135,7 +137,11 @@ pub(super) struct Call {
 ///
 /// # Errors
 /// [`PluginError::MissingColumn`] and [`PluginError::ColumnType`].
-pub(super) fn convert(who: &Who, reads: &Reads, batch: &RecordBatch) -> Result<Rows, PluginError> {
+pub(super) fn convert(
+    who: &Arc<Who>,
+    reads: &Reads,
+    batch: &RecordBatch,
+) -> Result<Rows, PluginError> {
     let schema = batch.schema();
     let mut names = Vec::new();
     let mut columns = Vec::new();
