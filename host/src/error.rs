@@ -57,3 +57,16 @@ impl Error {
         }
     }
 }
+
+/// At most 200 characters of a text from a file, control characters escaped.
+pub fn excerpt(text: &str) -> String {
+    let mut out: String = text
+        .chars()
+        .take(200)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
+    if text.chars().nth(200).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -18,7 +18,6 @@ pub mod fs;
 pub mod limits;
 pub mod model;
 pub mod objective;
-#[allow(unused_variables, clippy::todo)]
 pub mod ops;
 pub mod optim;
 pub mod plugin;

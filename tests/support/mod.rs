@@ -76,9 +76,7 @@ pub fn json(path: impl AsRef<Path>) -> serde_json::Value {
 pub fn losses(output_dir: &Path) -> Vec<(u64, f64)> {
     let state = json(output_dir.join("trainer_state.json"));
     let rows = state["log_history"].as_array().expect("log_history").clone();
-    rows.iter()
-        .filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?)))
-        .collect()
+    rows.iter().filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?))).collect()
 }
 
 /// A path as an argument.

@@ -54,6 +54,19 @@ impl LayerWeights {
             Projection::Down => &self.down,
         }
     }
+
+    /// As [`LayerWeights::linear`], to replace its tensors.
+    pub fn linear_mut(&mut self, projection: Projection) -> &mut Linear {
+        match projection {
+            Projection::Q => &mut self.q,
+            Projection::K => &mut self.k,
+            Projection::V => &mut self.v,
+            Projection::O => &mut self.o,
+            Projection::Gate => &mut self.gate,
+            Projection::Up => &mut self.up,
+            Projection::Down => &mut self.down,
+        }
+    }
 }
 
 /// Where full fine-tuning puts the gradients of one linear layer.

@@ -1,9 +1,11 @@
 //! Causal grouped-query attention over sequences laid end to end, O(tokens) memory
 //! (recomputation from the log-sum-exp: Dao 2023, arXiv 2307.08691).
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::Exec;
+use super::cpu::attention as fused;
+use super::cpu::slices::{tensor, with_f32};
 
 /// Shape and reach of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,8 +29,39 @@ pub struct Saved {
     pub lse: Tensor,
 }
 
+impl Config {
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor, queries: usize, keys: usize) -> Result<()> {
+        let kv = self.num_kv_heads * self.head_dim;
+        let fits = self.num_kv_heads > 0
+            && self.num_heads % self.num_kv_heads == 0
+            && self.window != Some(0)
+            && q.dims() == [queries, self.num_heads * self.head_dim]
+            && k.dims() == [keys, kv]
+            && v.dims() == [keys, kv];
+        if !fits {
+            candle_core::bail!(
+                "queries {:?}, keys {:?} and values {:?} don't fit {self:?}",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn check_bounds(bounds: &[usize]) -> Result<usize> {
+    if bounds.first() != Some(&0) || bounds.windows(2).any(|b| b[1] < b[0]) {
+        candle_core::bail!("sequence bounds {bounds:?} must ascend from 0");
+    }
+    Ok(bounds[bounds.len() - 1])
+}
+
 /// `q [tokens, num_heads · head_dim]`, `k`, `v [tokens, num_kv_heads · head_dim]` → output of
 /// `q`'s shape. Sequence `s` is `bounds[s]..bounds[s + 1]`; no position sees another sequence.
+///
+/// # Errors
+/// When shapes or bounds don't fit or a device fails.
 pub fn forward(
     exec: Exec,
     q: &Tensor,
@@ -37,10 +70,21 @@ pub fn forward(
     bounds: &[usize],
     config: Config,
 ) -> Result<(Tensor, Saved)> {
-    todo!()
+    let tokens = check_bounds(bounds)?;
+    config.check(q, k, v, tokens, tokens)?;
+    if exec == Exec::Portable {
+        return portable_forward(q, k, v, bounds, config);
+    }
+    let (out, lse) = with_f32(q, |q| {
+        with_f32(k, |k| with_f32(v, |v| Ok(fused::forward(q, k, v, bounds, &config))))
+    })?;
+    Ok((tensor(out, q.shape())?, Saved { lse: tensor(lse, (config.num_heads, tokens))? }))
 }
 
 /// `dout` of the output's shape → `(dq, dk, dv)`.
+///
+/// # Errors
+/// As [`forward`].
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     exec: Exec,
@@ -53,12 +97,34 @@ pub fn backward(
     bounds: &[usize],
     config: Config,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    todo!()
+    let tokens = check_bounds(bounds)?;
+    config.check(q, k, v, tokens, tokens)?;
+    if exec == Exec::Portable {
+        return portable_backward(dout, q, k, v, out, saved, bounds, config);
+    }
+    let (dq, dk, dv) = with_f32(dout, |dout| {
+        with_f32(q, |q| {
+            with_f32(k, |k| {
+                with_f32(v, |v| {
+                    with_f32(out, |out| {
+                        with_f32(&saved.lse, |lse| {
+                            let inputs = fused::Backward { dout, q, k, v, out, lse };
+                            Ok(fused::backward(&inputs, bounds, &config))
+                        })
+                    })
+                })
+            })
+        })
+    })?;
+    Ok((tensor(dq, q.shape())?, tensor(dk, k.shape())?, tensor(dv, v.shape())?))
 }
 
 /// Generation: the last `n` positions of one sequence, `q [n, num_heads · head_dim]`, against all
 /// its `m ≥ n` keys and values so far, `[m, num_kv_heads · head_dim]`. Query `i` is position
 /// `m - n + i`.
+///
+/// # Errors
+/// As [`forward`].
 pub fn forward_cached(
     exec: Exec,
     q: &Tensor,
@@ -66,5 +132,128 @@ pub fn forward_cached(
     v: &Tensor,
     config: Config,
 ) -> Result<Tensor> {
-    todo!()
+    let (queries, keys) = (q.dim(0)?, k.dim(0)?);
+    config.check(q, k, v, queries, keys)?;
+    if queries > keys {
+        candle_core::bail!("{queries} queries have only {keys} keys");
+    }
+    if exec == Exec::Portable {
+        let (q, k, v) = (split(q, &config, config.num_heads)?, kv(k, &config)?, kv(v, &config)?);
+        let (p, _) = probabilities(&q, &k, &config)?;
+        return join(&p.matmul(&v)?);
+    }
+    let out = with_f32(q, |q| {
+        with_f32(k, |k| with_f32(v, |v| Ok(fused::forward_cached(q, k, v, queries, keys, &config))))
+    })?;
+    tensor(out, q.shape())
+}
+
+/// `[rows, heads · head_dim]` → `[heads, rows, head_dim]`.
+fn split(x: &Tensor, config: &Config, heads: usize) -> Result<Tensor> {
+    let rows = x.dim(0)?;
+    x.reshape((rows, heads, config.head_dim))?.transpose(0, 1)?.contiguous()
+}
+
+/// Keys or values, each repeated for its group of query heads: `[num_heads, rows, head_dim]`.
+fn kv(x: &Tensor, config: &Config) -> Result<Tensor> {
+    let (rows, group) = (x.dim(0)?, config.num_heads / config.num_kv_heads);
+    let shape = (config.num_kv_heads, group, rows, config.head_dim);
+    split(x, config, config.num_kv_heads)?
+        .unsqueeze(1)?
+        .broadcast_as(shape)?
+        .contiguous()?
+        .reshape((config.num_heads, rows, config.head_dim))
+}
+
+/// `[heads, rows, head_dim]` → `[rows, heads · head_dim]`.
+fn join(x: &Tensor) -> Result<Tensor> {
+    let (heads, rows, head_dim) = x.dims3()?;
+    x.transpose(0, 1)?.contiguous()?.reshape((rows, heads * head_dim))
+}
+
+/// 0 where a query sees a key, -inf elsewhere, `[queries, keys]`.
+fn mask(queries: usize, keys: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let values: Vec<f32> = (0..queries)
+        .flat_map(|i| {
+            let position = keys - queries + i;
+            let low = window.map_or(0, |w| (position + 1).saturating_sub(w));
+            (0..keys).map(move |j| if j <= position && j >= low { 0.0 } else { f32::NEG_INFINITY })
+        })
+        .collect();
+    Tensor::from_vec(values, (queries, keys), device)
+}
+
+/// Probabilities `[heads, queries, keys]` and log-sum-exps `[heads, queries]`.
+fn probabilities(q: &Tensor, k: &Tensor, config: &Config) -> Result<(Tensor, Tensor)> {
+    let scores = (q.matmul(&k.t()?)? * f64::from(config.scale))?;
+    let mask = mask(q.dim(1)?, k.dim(1)?, config.window, q.device())?.to_dtype(q.dtype())?;
+    let scores = scores.broadcast_add(&mask)?;
+    let max = scores.max_keepdim(D::Minus1)?;
+    let exps = scores.broadcast_sub(&max)?.exp()?;
+    let sum = exps.sum_keepdim(D::Minus1)?;
+    let lse = (max + sum.log()?)?.squeeze(D::Minus1)?;
+    Ok((exps.broadcast_div(&sum)?, lse))
+}
+
+fn portable_forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    bounds: &[usize],
+    config: Config,
+) -> Result<(Tensor, Saved)> {
+    let (mut outs, mut lses) = (Vec::new(), Vec::new());
+    for b in bounds.windows(2).filter(|b| b[1] > b[0]) {
+        let (start, n) = (b[0], b[1] - b[0]);
+        let q = split(&q.narrow(0, start, n)?, &config, config.num_heads)?;
+        let (k, v) = (kv(&k.narrow(0, start, n)?, &config)?, kv(&v.narrow(0, start, n)?, &config)?);
+        let (p, lse) = probabilities(&q, &k, &config)?;
+        outs.push(join(&p.matmul(&v)?)?);
+        lses.push(lse);
+    }
+    if outs.is_empty() {
+        let lse = Tensor::zeros((config.num_heads, 0), DType::F32, q.device())?;
+        return Ok((q.clone(), Saved { lse }));
+    }
+    Ok((Tensor::cat(&outs, 0)?, Saved { lse: Tensor::cat(&lses, 1)? }))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn portable_backward(
+    dout: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    out: &Tensor,
+    saved: &Saved,
+    bounds: &[usize],
+    config: Config,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (heads, group) = (config.num_heads, config.num_heads / config.num_kv_heads);
+    let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
+    for b in bounds.windows(2).filter(|b| b[1] > b[0]) {
+        let (start, n) = (b[0], b[1] - b[0]);
+        let rows = |x: &Tensor| x.narrow(0, start, n);
+        let (qs, dout) = (split(&rows(q)?, &config, heads)?, split(&rows(dout)?, &config, heads)?);
+        let out = split(&rows(out)?, &config, heads)?;
+        let (ks, vs) = (kv(&rows(k)?, &config)?, kv(&rows(v)?, &config)?);
+        let scores = (qs.matmul(&ks.t()?)? * f64::from(config.scale))?;
+        let scores = scores.broadcast_add(&mask(n, n, config.window, q.device())?)?;
+        let lse = saved.lse.narrow(1, start, n)?.unsqueeze(2)?;
+        let p = scores.broadcast_sub(&lse)?.exp()?;
+        let dp = dout.matmul(&vs.t()?)?;
+        let delta = (&dout * &out)?.sum_keepdim(2)?;
+        let ds = ((&p * dp.broadcast_sub(&delta)?)? * f64::from(config.scale))?;
+        let ungroup = |x: Tensor| -> Result<Tensor> {
+            let x = x.reshape((config.num_kv_heads, group, n, config.head_dim))?.sum(1)?;
+            join(&x)
+        };
+        dqs.push(join(&ds.matmul(&ks)?)?);
+        dks.push(ungroup(ds.transpose(1, 2)?.contiguous()?.matmul(&qs)?)?);
+        dvs.push(ungroup(p.transpose(1, 2)?.contiguous()?.matmul(&dout)?)?);
+    }
+    if dqs.is_empty() {
+        return Ok((q.zeros_like()?, k.zeros_like()?, v.zeros_like()?));
+    }
+    Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
 }

@@ -1,16 +1,24 @@
 //! Rows of a table.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::Exec;
+use super::cpu::slices::{into_vec, tensor, with_f32};
 
 /// `table [vocab, hidden]` (f32 or bf16), `ids [tokens]` → `[tokens, hidden]` f32.
-pub fn forward(exec: Exec, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    todo!()
+///
+/// # Errors
+/// When an id is beyond the table or a device fails.
+pub fn forward(_exec: Exec, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+    let ids = Tensor::new(ids, table.device())?;
+    table.index_select(&ids, 0)?.to_dtype(DType::F32)
 }
 
 /// Adds the rows of `dy [tokens, hidden]` to row `ids[t]` of `grad [vocab, hidden]`, in token
 /// order. `grad` of `None` starts at zero.
+///
+/// # Errors
+/// As [`forward`].
 pub fn backward(
     exec: Exec,
     dy: &Tensor,
@@ -18,5 +26,27 @@ pub fn backward(
     vocab_size: usize,
     grad: Option<Tensor>,
 ) -> Result<Tensor> {
-    todo!()
+    let hidden = dy.dim(1)?;
+    if exec == Exec::Portable {
+        let grad = match grad {
+            Some(grad) => grad,
+            None => Tensor::zeros((vocab_size, hidden), DType::F32, dy.device())?,
+        };
+        return grad.index_add(&Tensor::new(ids, dy.device())?, dy, 0);
+    }
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        candle_core::bail!("token id {id} is beyond the table's {vocab_size} rows");
+    }
+    let mut sum = match grad {
+        Some(grad) => into_vec(grad)?,
+        None => vec![0f32; vocab_size * hidden],
+    };
+    with_f32(dy, |dy| {
+        for (row, &id) in dy.chunks_exact(hidden).zip(ids) {
+            let to = &mut sum[id as usize * hidden..][..hidden];
+            to.iter_mut().zip(row).for_each(|(t, r)| *t += r);
+        }
+        Ok(())
+    })?;
+    tensor(sum, (vocab_size, hidden))
 }

@@ -1,12 +1,18 @@
 //! The language-model head: linear + log-softmax + gather in chunks, over trained positions
 //! only, so that `[tokens, vocab]` never exists.
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
+use rayon::prelude::*;
 
-use super::Exec;
+use super::cpu::head::{RowScore, score_row};
+use super::cpu::slices::modify;
+use super::{Exec, linear};
+
+/// Logits held at a time, bytes.
+pub const CHUNK_BYTES: usize = 32 << 20;
 
 /// Results of scoring `n` positions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scores {
     /// Log-probability of each target, `[n]`, nats.
     pub logprobs: Vec<f32>,
@@ -14,6 +20,16 @@ pub struct Scores {
     pub entropies: Vec<f32>,
     /// Whether the target was the most likely token, `[n]`.
     pub correct: Vec<bool>,
+}
+
+impl Scores {
+    fn extend(&mut self, rows: Vec<RowScore>) {
+        for row in rows {
+            self.logprobs.push(row.logprob);
+            self.entropies.push(row.entropy);
+            self.correct.push(row.correct);
+        }
+    }
 }
 
 /// Gradients of the head.
@@ -27,12 +43,24 @@ pub struct Grads {
 
 /// Log-probabilities alone. `hidden [n, hidden]` at the trained positions, `weight [vocab, hidden]`
 /// (f32 or bf16), `targets [n]`.
+///
+/// # Errors
+/// When shapes don't fit, a target is beyond the vocabulary, or a device fails.
 pub fn score(exec: Exec, hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
-    todo!()
+    let mut scores = Scores::default();
+    for (start, rows) in chunks(hidden, weight, targets)? {
+        let targets = &targets[start..start + rows];
+        let logits = linear::forward(exec, &hidden.narrow(0, start, rows)?, weight, None)?;
+        scores.extend(score_chunk(exec, logits, targets, None)?.0);
+    }
+    Ok(scores)
 }
 
 /// Forward and backward in one pass, for objectives whose derivative by each log-probability
 /// is known beforehand: `dlogprobs[i] = d loss / d logprob_i`.
+///
+/// # Errors
+/// As [`score`].
 pub fn score_and_backward(
     exec: Exec,
     hidden: &Tensor,
@@ -41,5 +69,101 @@ pub fn score_and_backward(
     dlogprobs: &[f32],
     want_weight: bool,
 ) -> Result<(Scores, Grads)> {
-    todo!()
+    if dlogprobs.len() != targets.len() {
+        candle_core::bail!("{} derivatives for {} targets", dlogprobs.len(), targets.len());
+    }
+    let mut scores = Scores::default();
+    let mut dhidden = Vec::new();
+    let mut dweight: Option<Tensor> = None;
+    for (start, rows) in chunks(hidden, weight, targets)? {
+        let x = hidden.narrow(0, start, rows)?;
+        let logits = linear::forward(exec, &x, weight, None)?;
+        let (rows_scored, dlogits) = score_chunk(
+            exec,
+            logits,
+            &targets[start..start + rows],
+            Some(&dlogprobs[start..start + rows]),
+        )?;
+        scores.extend(rows_scored);
+        dhidden.push(linear::backward_input(exec, &dlogits, weight)?);
+        if want_weight {
+            let part = linear::backward_weight(exec, &dlogits, &x)?;
+            dweight = Some(match dweight {
+                Some(sum) => super::elementwise::add(exec, sum, &part)?,
+                None => part,
+            });
+        }
+    }
+    let hidden = match dhidden.len() {
+        0 => hidden.zeros_like()?,
+        1 => dhidden.remove(0),
+        _ => Tensor::cat(&dhidden, 0)?,
+    };
+    Ok((scores, Grads { hidden, weight: dweight }))
+}
+
+/// `(first row, rows)` of each chunk.
+fn chunks(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<(usize, usize)>> {
+    let (n, vocab) = (hidden.dim(0)?, weight.dim(0)?);
+    if targets.len() != n {
+        candle_core::bail!("{} targets for {n} hidden states", targets.len());
+    }
+    if let Some(id) = targets.iter().find(|&&id| id as usize >= vocab) {
+        candle_core::bail!("target {id} is beyond the vocabulary of {vocab}");
+    }
+    let most = (CHUNK_BYTES / 4 / vocab.max(1)).max(16);
+    // Chunks of equal size: a short last one would waste a product.
+    let count = n.div_ceil(most).max(1);
+    let rows = n.div_ceil(count).max(1);
+    Ok((0..n).step_by(rows).map(|start| (start, rows.min(n - start))).collect())
+}
+
+/// Scores of a chunk; with derivatives the logits become their gradient.
+fn score_chunk(
+    exec: Exec,
+    logits: Tensor,
+    targets: &[u32],
+    dlogprobs: Option<&[f32]>,
+) -> Result<(Vec<RowScore>, Tensor)> {
+    if exec == Exec::Portable {
+        return portable_chunk(&logits, targets, dlogprobs);
+    }
+    let vocab = logits.dim(1)?;
+    let mut scored = vec![RowScore::default(); targets.len()];
+    let logits = modify(logits, |logits| {
+        logits.par_chunks_exact_mut(vocab).zip(&mut scored).enumerate().for_each(
+            |(i, (row, score))| {
+                *score = score_row(row, targets[i] as usize, dlogprobs.map(|d| d[i]));
+            },
+        );
+    })?;
+    Ok((scored, logits))
+}
+
+fn portable_chunk(
+    logits: &Tensor,
+    targets: &[u32],
+    dlogprobs: Option<&[f32]>,
+) -> Result<(Vec<RowScore>, Tensor)> {
+    let (n, _) = logits.dims2()?;
+    let max = logits.max_keepdim(D::Minus1)?;
+    let shifted = logits.broadcast_sub(&max)?;
+    let exps = shifted.exp()?;
+    let sum = exps.sum_keepdim(D::Minus1)?;
+    let p = exps.broadcast_div(&sum)?;
+    let log_sum = sum.log()?;
+    let index = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let at_target = logits.gather(&index, 1)?;
+    let logprob = ((&at_target - &max)? - &log_sum)?.squeeze(1)?;
+    let entropy = (log_sum - (&p * &shifted)?.sum_keepdim(1)?)?.squeeze(1)?;
+    let correct = at_target.ge(&max)?.squeeze(1)?;
+    let (logprob, entropy) = (logprob.to_vec1::<f32>()?, entropy.to_vec1::<f32>()?);
+    let correct = correct.to_vec1::<u8>()?;
+    let scores = (0..n)
+        .map(|i| RowScore { logprob: logprob[i], entropy: entropy[i], correct: correct[i] != 0 })
+        .collect();
+    let Some(dlogprobs) = dlogprobs else { return Ok((scores, logits.clone())) };
+    let coefficient = Tensor::new(dlogprobs, logits.device())?.unsqueeze(1)?;
+    let dlogits = p.broadcast_mul(&coefficient.neg()?)?.scatter_add(&index, &coefficient, 1)?;
+    Ok((scores, dlogits.to_dtype(DType::F32)?))
 }

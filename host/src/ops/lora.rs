@@ -2,7 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Exec, dropout::Dropout};
+use super::Exec;
+use super::cpu::gemm::{Matrix, Output, matmul};
+use super::cpu::slices::{modify, tensor, with_f32};
+use super::dropout::{self, Dropout};
 
 /// What the backward needs besides its inputs.
 #[derive(Debug, Clone)]
@@ -20,8 +23,49 @@ pub struct Grads {
     pub b: Tensor,
 }
 
-/// Adds the low-rank update to `y [tokens, out]` (consumed, buffer reused where unshared).
-/// `x [tokens, in]`, `a [rank, in]`, `b [out, rank]`.
+/// A product of two f32 tensors' values as matrices; `t` transposes.
+struct Product<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    lhs: (&'a Tensor, bool),
+    rhs: (&'a Tensor, bool),
+    scale: f32,
+}
+
+impl Product<'_> {
+    fn add_to(&self, out: &mut [f32], accumulate: bool) -> Result<()> {
+        let &Product { m, n, k, lhs, rhs, scale } = self;
+        fn matrix(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'_> {
+            if transposed { Matrix::rows(data, rows).t() } else { Matrix::rows(data, cols) }
+        }
+        with_f32(lhs.0, |l| {
+            with_f32(rhs.0, |r| {
+                let out = Output { data: out, row_stride: n, accumulate };
+                matmul(m, n, k, out, matrix(l, m, k, lhs.1), matrix(r, k, n, rhs.1), scale);
+                Ok(())
+            })
+        })
+    }
+
+    fn run(&self) -> Result<Tensor> {
+        let mut out = vec![0f32; self.m * self.n];
+        self.add_to(&mut out, false)?;
+        tensor(out, (self.m, self.n))
+    }
+
+    fn run_onto(&self, onto: Tensor) -> Result<Tensor> {
+        let mut done = Ok(());
+        let onto = modify(onto, |out| done = self.add_to(out, true))?;
+        done.map(|()| onto)
+    }
+}
+
+/// Adds the low-rank update to `y [tokens, out]`, which is overwritten: the caller holds no other
+/// handle on its values. `x [tokens, in]`, `a [rank, in]`, `b [out, rank]`.
+///
+/// # Errors
+/// When shapes don't fit or a device fails.
 pub fn forward(
     exec: Exec,
     x: &Tensor,
@@ -31,11 +75,32 @@ pub fn forward(
     scale: f32,
     dropout: Option<Dropout>,
 ) -> Result<(Tensor, Saved)> {
-    todo!()
+    let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);
+    let dropped = dropped(exec, x, dropout)?;
+    let x = dropped.as_ref().unwrap_or(x);
+    if exec == Exec::Portable {
+        let xa = x.matmul(&a.t()?)?;
+        let y = (y + (xa.matmul(&b.t()?)? * f64::from(scale))?)?;
+        return Ok((y, Saved { xa }));
+    }
+    let xa =
+        Product { m: tokens, n: rank, k: width_in, lhs: (x, false), rhs: (a, true), scale: 1.0 }
+            .run()?;
+    let y = Product { m: tokens, n: width_out, k: rank, lhs: (&xa, false), rhs: (b, true), scale }
+        .run_onto(y)?;
+    Ok((y, Saved { xa }))
+}
+
+fn dropped(exec: Exec, x: &Tensor, dropout: Option<Dropout>) -> Result<Option<Tensor>> {
+    dropout.map(|d| dropout::apply(exec, x, d)).transpose()
 }
 
 /// `dy [tokens, out]` → gradients of A and B; adds the input's gradient to `dx [tokens, in]`
-/// when it is wanted.
+/// (overwritten) when it is wanted.
+///
+/// # Errors
+/// As [`forward`].
+#[allow(clippy::too_many_arguments)]
 pub fn backward(
     exec: Exec,
     dy: &Tensor,
@@ -47,5 +112,51 @@ pub fn backward(
     dropout: Option<Dropout>,
     dx: Option<Tensor>,
 ) -> Result<(Grads, Option<Tensor>)> {
-    todo!()
+    let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);
+    let dropped = dropped(exec, x, dropout)?;
+    let x = dropped.as_ref().unwrap_or(x);
+    if exec == Exec::Portable {
+        let factor = f64::from(scale);
+        let db = (dy.t()?.matmul(&saved.xa)? * factor)?;
+        let dxa = (dy.matmul(b)? * factor)?;
+        let da = dxa.t()?.matmul(x)?;
+        let dx = match dx {
+            None => None,
+            Some(sum) => {
+                let part = dxa.matmul(a)?;
+                let part = match dropout {
+                    Some(d) => dropout::apply(exec, &part, d)?,
+                    None => part,
+                };
+                Some((sum + part)?)
+            }
+        };
+        return Ok((Grads { a: da, b: db }, dx));
+    }
+    let xa = &saved.xa;
+    let db = Product { m: width_out, n: rank, k: tokens, lhs: (dy, true), rhs: (xa, false), scale }
+        .run()?;
+    let dxa =
+        Product { m: tokens, n: rank, k: width_out, lhs: (dy, false), rhs: (b, false), scale }
+            .run()?;
+    let da =
+        Product { m: rank, n: width_in, k: tokens, lhs: (&dxa, true), rhs: (x, false), scale: 1.0 }
+            .run()?;
+    let part = Product {
+        m: tokens,
+        n: width_in,
+        k: rank,
+        lhs: (&dxa, false),
+        rhs: (a, false),
+        scale: 1.0,
+    };
+    let dx = match (dx, dropout) {
+        (None, _) => None,
+        (Some(sum), None) => Some(part.run_onto(sum)?),
+        (Some(sum), Some(d)) => {
+            let part = dropout::apply(exec, &part.run()?, d)?;
+            Some(super::elementwise::add(exec, sum, &part)?)
+        }
+    };
+    Ok((Grads { a: da, b: db }, dx))
 }

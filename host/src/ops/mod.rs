@@ -7,6 +7,7 @@
 use candle_core::Device;
 
 pub mod attention;
+pub mod cpu;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
@@ -25,6 +26,9 @@ pub enum Exec {
     /// Our CPU kernels.
     Fused,
 }
+
+#[cfg(test)]
+mod tests;
 
 impl Exec {
     /// The fastest implementation that `device` has.

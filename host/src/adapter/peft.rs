@@ -1,0 +1,371 @@
+//! PEFT's LoRA folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`, read
+//! without executing anything). Written are the keys that every PEFT since early 2024 knows.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use crate::model::save::{Entry, write_json, write_safetensors};
+use crate::model::{ModelError, ParamSet, reader};
+use crate::{fs, limits};
+
+/// Layers to adapt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TargetModules {
+    /// Every linear layer but the head.
+    All,
+    /// Layers whose path is, or ends with a dot and, one of these.
+    List(Vec<String>),
+    /// Layers whose whole path this expression matches.
+    Regex(String),
+}
+
+impl TargetModules {
+    /// `all` (or `all-linear`); names separated by commas or spaces; anything else with characters
+    /// that names don't have is a regular expression.
+    pub fn parse(text: &str) -> Self {
+        let names: Vec<String> =
+            text.split([',', ' ']).filter(|n| !n.is_empty()).map(str::to_string).collect();
+        let plain = |n: &String| n.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));
+        if names.iter().any(|n| n == "all" || n == "all-linear") {
+            TargetModules::All
+        } else if names.iter().all(plain) {
+            TargetModules::List(names)
+        } else {
+            TargetModules::Regex(text.trim().to_string())
+        }
+    }
+}
+
+impl std::fmt::Display for TargetModules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TargetModules::All => f.write_str("all"),
+            TargetModules::List(names) => f.write_str(&names.join(",")),
+            TargetModules::Regex(r) => f.write_str(r),
+        }
+    }
+}
+
+/// A LoRA configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    /// Numerator of the scale.
+    pub lora_alpha: f64,
+    /// Probability of dropping an input element in training.
+    pub lora_dropout: f64,
+    /// Layers.
+    pub target_modules: TargetModules,
+    /// Ranks of layers whose path matches an expression.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// The same for alpha.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Scale by `alpha / sqrt(r)` (Kalajdzievski 2023, arXiv 2312.03732).
+    pub use_rslora: bool,
+    /// Matrices of the base are stored `[in, out]` (GPT-2).
+    pub fan_in_fan_out: bool,
+    /// The base, as the adapter names it.
+    pub base_model_name_or_path: String,
+}
+
+impl LoraConfig {
+    /// Rank and scale of one module, patterns considered: PEFT matches a pattern at the end of the
+    /// path, after a dot.
+    pub fn rank_and_scale(&self, module: &str) -> (usize, f64) {
+        let applies = |pattern: &str| {
+            Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).is_ok_and(|r| r.is_match(module))
+        };
+        let rank = self.rank_pattern.iter().find(|(p, _)| applies(p)).map_or(self.r, |(_, &r)| r);
+        let alpha = self
+            .alpha_pattern
+            .iter()
+            .find(|(p, _)| applies(p))
+            .map_or(self.lora_alpha, |(_, &a)| a);
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        (rank, alpha / divisor)
+    }
+}
+
+/// An adapter read from a folder.
+#[derive(Clone, Debug)]
+pub struct PeftAdapter {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its configuration.
+    pub config: LoraConfig,
+    /// A `[r, in]` and B `[out, r]` by module path (`model.layers.0.self_attn.q_proj`).
+    pub tensors: BTreeMap<String, (Tensor, Tensor)>,
+}
+
+/// Keys whose feature changes the result and is not supported, with the values that mean "off".
+const UNSUPPORTED: [&str; 22] = [
+    "use_dora",
+    "modules_to_save",
+    "layers_to_transform",
+    "layer_replication",
+    "lora_bias",
+    "trainable_token_indices",
+    "exclude_modules",
+    "target_parameters",
+    "use_qalora",
+    "arrow_config",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "velora_config",
+    "kasa_config",
+    "corda_config",
+    "eva_config",
+    "lora_ga_config",
+    "monteclora_config",
+    "ensure_weight_tying",
+    "megatron_config",
+    "loftq_config",
+    "layers_pattern",
+];
+
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        _ => false,
+    }
+}
+
+/// Reads an adapter folder.
+///
+/// # Errors
+/// [`ModelError::Adapter`] naming what is absent, damaged or not supported.
+pub fn read(dir: &Path) -> Result<PeftAdapter, ModelError> {
+    let fault = |reason: String| ModelError::Adapter { path: dir.into(), reason };
+    let path = dir.join("adapter_config.json");
+    if !path.is_file() {
+        return Err(fault("it has no adapter_config.json; give a PEFT adapter folder".into()));
+    }
+    let bytes = fs::read_limited(&path, limits::MODEL_CONFIG_BYTES_MAX)?;
+    let raw: Map<String, Value> = serde_json::from_slice(&bytes)
+        .map_err(|e| fault(format!("adapter_config.json is not a JSON object ({e})")))?;
+    let config = parse_config(&raw).map_err(|faults| fault(faults.join("; ")))?;
+    let file = ["adapter_model.safetensors", "adapter_model.bin"]
+        .iter()
+        .map(|name| dir.join(name))
+        .find(|p| p.is_file())
+        .ok_or_else(|| fault("it has no adapter_model.safetensors; save it again".into()))?;
+    let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
+    for (name, tensor) in reader::read_all(&file)? {
+        let (module, half) = split_key(&name).ok_or_else(|| {
+            fault(format!(
+                "tensor `{}` is not a LoRA matrix of a linear layer; only those are supported",
+                crate::error::excerpt(&name)
+            ))
+        })?;
+        halves.entry(module.to_string()).or_default()[half] = Some(tensor.to_dtype(DType::F32)?);
+    }
+    let mut tensors = BTreeMap::new();
+    for (module, pair) in halves {
+        match pair {
+            [Some(a), Some(b)] => tensors.insert(module, (a, b)),
+            _ => {
+                return Err(fault(format!("`{module}` has only one of A and B; save it again")));
+            }
+        };
+    }
+    Ok(PeftAdapter { path: dir.into(), config, tensors })
+}
+
+/// `base_model.model.MODULE.lora_A.weight` → `(MODULE, 0)`; B → 1.
+fn split_key(name: &str) -> Option<(&str, usize)> {
+    let rest = name.strip_prefix("base_model.model.")?.strip_suffix(".weight")?;
+    let rest = rest.strip_suffix(".default").unwrap_or(rest);
+    rest.strip_suffix(".lora_A")
+        .map(|m| (m, 0))
+        .or_else(|| rest.strip_suffix(".lora_B").map(|m| (m, 1)))
+}
+
+fn parse_config(raw: &Map<String, Value>) -> Result<LoraConfig, Vec<String>> {
+    let mut faults = Vec::new();
+    let kind = raw.get("peft_type").and_then(Value::as_str).unwrap_or("");
+    if kind != "LORA" {
+        let kind = crate::error::excerpt(kind);
+        faults.push(format!("peft_type is `{kind}`; only LORA adapters are supported"));
+    }
+    for key in UNSUPPORTED {
+        if raw.get(key).is_some_and(|v| !is_off(v)) {
+            faults.push(format!("`{key}` is set, which this version does not support; merge the adapter with PEFT first"));
+        }
+    }
+    if raw.get("bias").and_then(Value::as_str).is_some_and(|b| b != "none") {
+        faults.push("`bias` is not none, which this version does not support".into());
+    }
+    let r = raw.get("r").and_then(Value::as_u64).unwrap_or(8) as usize;
+    if r == 0 || r > 1 << 16 {
+        faults.push(format!("`r` is {r}, expected a positive rank"));
+    }
+    let number = |key: &str, default: f64| raw.get(key).and_then(Value::as_f64).unwrap_or(default);
+    let target_modules = match raw.get("target_modules") {
+        Some(Value::String(s)) if s == "all-linear" => TargetModules::All,
+        Some(Value::String(s)) => TargetModules::Regex(s.clone()),
+        Some(Value::Array(names)) => TargetModules::List(
+            names.iter().filter_map(Value::as_str).map(str::to_string).collect(),
+        ),
+        _ => {
+            faults.push("`target_modules` is missing".into());
+            TargetModules::All
+        }
+    };
+    let pattern = |key: &str| -> BTreeMap<String, f64> {
+        let map = raw.get(key).and_then(Value::as_object);
+        map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect()
+    };
+    let flag = |key: &str| raw.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let config = LoraConfig {
+        r,
+        lora_alpha: number("lora_alpha", 8.0),
+        lora_dropout: number("lora_dropout", 0.0),
+        target_modules,
+        rank_pattern: pattern("rank_pattern").into_iter().map(|(k, v)| (k, v as usize)).collect(),
+        alpha_pattern: pattern("alpha_pattern"),
+        use_rslora: flag("use_rslora"),
+        fan_in_fan_out: flag("fan_in_fan_out"),
+        base_model_name_or_path: raw
+            .get("base_model_name_or_path")
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_string(),
+    };
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+/// A number as PEFT writes it: without a fraction when it has none.
+fn plain_number(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
+}
+
+fn config_json(config: &LoraConfig, modules: &[String]) -> Value {
+    // PEFT writes the names it matched, without the common path.
+    let targets = match &config.target_modules {
+        TargetModules::Regex(r) => json!(r),
+        TargetModules::List(names) => json!(names),
+        TargetModules::All => {
+            let mut names: Vec<&str> =
+                modules.iter().filter_map(|m| m.rsplit('.').next()).collect();
+            names.sort_unstable();
+            names.dedup();
+            json!(names)
+        }
+    };
+    let alpha: BTreeMap<&String, Value> =
+        config.alpha_pattern.iter().map(|(k, &v)| (k, plain_number(v))).collect();
+    let keys: BTreeMap<&str, Value> = BTreeMap::from([
+        ("alpha_pattern", json!(alpha)),
+        ("auto_mapping", Value::Null),
+        ("base_model_name_or_path", json!(config.base_model_name_or_path)),
+        ("bias", json!("none")),
+        ("fan_in_fan_out", json!(config.fan_in_fan_out)),
+        ("inference_mode", json!(true)),
+        ("init_lora_weights", json!(true)),
+        ("layer_replication", Value::Null),
+        ("layers_pattern", Value::Null),
+        ("layers_to_transform", Value::Null),
+        ("loftq_config", json!({})),
+        ("lora_alpha", plain_number(config.lora_alpha)),
+        ("lora_dropout", json!(config.lora_dropout)),
+        ("megatron_config", Value::Null),
+        ("megatron_core", json!("megatron.core")),
+        ("modules_to_save", Value::Null),
+        ("peft_type", json!("LORA")),
+        ("r", json!(config.r)),
+        ("rank_pattern", json!(config.rank_pattern)),
+        ("revision", Value::Null),
+        ("target_modules", targets),
+        ("task_type", json!("CAUSAL_LM")),
+        ("use_dora", json!(false)),
+        ("use_rslora", json!(config.use_rslora)),
+    ]);
+    json!(keys)
+}
+
+/// Writes `params` (as [`super::attach_fresh`] names them) as a PEFT adapter into `dir`.
+///
+/// # Errors
+/// A full disk and the like.
+pub fn write(dir: &Path, config: &LoraConfig, params: &ParamSet) -> Result<(), ModelError> {
+    let modules: Vec<String> = params
+        .params
+        .iter()
+        .filter_map(|p| split_key(&p.name).map(|(m, _)| m.to_string()))
+        .collect();
+    let mut sorted: Vec<_> = params.params.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let entries = sorted.iter().map(|p| Entry::of(p.name.clone(), p.tensor.clone())).collect();
+    write_safetensors(&dir.join("adapter_model.safetensors"), entries, &[])?;
+    write_json(&dir.join("adapter_config.json"), &config_json(config, &modules), 2)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn config() -> LoraConfig {
+        LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.05,
+            target_modules: TargetModules::All,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            use_rslora: false,
+            fan_in_fan_out: false,
+            base_model_name_or_path: "base".into(),
+        }
+    }
+
+    #[test]
+    fn targets_are_told_apart() {
+        assert_eq!(TargetModules::parse("all"), TargetModules::All);
+        assert_eq!(TargetModules::parse("all-linear"), TargetModules::All);
+        let list = TargetModules::List(vec!["q_proj".into(), "v_proj".into()]);
+        assert_eq!(TargetModules::parse("q_proj,v_proj"), list);
+        assert_eq!(TargetModules::parse("q_proj v_proj"), list);
+        let regex = r".*\.layers\.[01]\..*_proj";
+        assert_eq!(TargetModules::parse(regex), TargetModules::Regex(regex.into()));
+    }
+
+    #[test]
+    fn patterns_override_rank_and_alpha() {
+        let mut c = config();
+        c.rank_pattern.insert("q_proj".into(), 16);
+        c.alpha_pattern.insert(r"layers\.1\.self_attn\.q_proj".into(), 64.0);
+        assert_eq!(c.rank_and_scale("model.layers.0.mlp.up_proj"), (4, 2.0));
+        assert_eq!(c.rank_and_scale("model.layers.0.self_attn.q_proj"), (16, 0.5));
+        assert_eq!(c.rank_and_scale("model.layers.1.self_attn.q_proj"), (16, 4.0));
+        assert_eq!(c.rank_and_scale("model.layers.0.self_attn.xq_proj").0, 4);
+        c.use_rslora = true;
+        assert_eq!(c.rank_and_scale("model.layers.0.mlp.up_proj"), (4, 4.0));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let raw = json!({"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"],
+            "use_dora": true, "modules_to_save": ["lm_head"], "some_future_key": 1});
+        let faults = parse_config(raw.as_object().unwrap()).unwrap_err().join("; ");
+        assert!(faults.contains("`use_dora`") && faults.contains("`modules_to_save`"), "{faults}");
+        assert!(!faults.contains("some_future_key"));
+    }
+
+    #[test]
+    fn config_has_the_keys_that_every_reader_knows() {
+        let modules = ["model.layers.0.self_attn.q_proj".to_string()];
+        let value = config_json(&config(), &modules);
+        let object = value.as_object().unwrap();
+        assert_eq!(object.len(), 24);
+        assert_eq!(object["target_modules"], json!(["q_proj"]));
+        assert_eq!(object["lora_alpha"].to_string(), "8");
+    }
+}

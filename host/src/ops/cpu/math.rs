@@ -1,0 +1,125 @@
+//! Vectorised elementary functions. Everything here is `inline(always)`, so that a caller
+//! compiled for wider instructions gets them.
+
+/// `e^x`, relative error below 2e-7 where the result is a normal number; 0 and infinity beyond;
+/// NaN stays NaN.
+///
+/// Range reduction by `x = n ln 2 + r` in two pieces (Cody & Waite 1980), then a polynomial of
+/// degree 6 on `|r| ≤ ln 2 / 2`.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LOG2E: f32 = std::f32::consts::LOG2_E;
+    // ln 2 in two pieces: the first exact in 9 bits, so that n · LN2_HI is exact.
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    // 1.5 · 2^23: adding it rounds to an integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > 88.0 { 88.0 } else { x };
+    let clamped = if clamped < -87.0 { -87.0 } else { clamped };
+    let shifted = clamped * LOG2E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * LN2_HI;
+    let r = r - n * LN2_LO;
+    let p = 1.388_888_9e-3;
+    let p = p * r + 8.333_334e-3;
+    let p = p * r + 4.166_666_8e-2;
+    let p = p * r + 1.666_666_7e-1;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    let bits = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let scale = f32::from_bits((bits.wrapping_add(127) << 23) as u32);
+    let y = p * scale;
+    let y = if x < -87.0 { 0.0 } else { y };
+    let y = if x > 88.5 { f32::INFINITY } else { y };
+    if x.is_nan() { x } else { y }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Sum in sixteen interleaved partial sums, added in a fixed order.
+#[inline(always)]
+pub fn sum_by(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut partial = [0f32; 16];
+    let whole = n - n % 16;
+    let mut i = 0;
+    while i < whole {
+        for (j, p) in partial.iter_mut().enumerate() {
+            *p += term(i + j);
+        }
+        i += 16;
+    }
+    let mut tail = 0.0;
+    while i < n {
+        tail += term(i);
+        i += 1;
+    }
+    let mut width = 8;
+    while width > 0 {
+        for j in 0..width {
+            partial[j] += partial[j + width];
+        }
+        width /= 2;
+    }
+    partial[0] + tail
+}
+
+/// Greatest value, NaN ignored; negative infinity for nothing.
+#[inline(always)]
+pub fn max_of(values: &[f32]) -> f32 {
+    let mut partial = [f32::NEG_INFINITY; 16];
+    let chunks = values.chunks_exact(16);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (p, &v) in partial.iter_mut().zip(chunk) {
+            *p = if v > *p { v } else { *p };
+        }
+    }
+    let best = |m: f32, &v: &f32| if v > m { v } else { m };
+    tail.iter().fold(partial.iter().fold(f32::NEG_INFINITY, best), best)
+}
+
+/// `Σ a[i] b[i]`.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    sum_by(n, |i| a[i] * b[i])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate_over_its_range() {
+        let mut worst = 0f64;
+        for i in -86_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let want = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - want).abs() / want);
+        }
+        assert!(worst < 3e-7, "{worst:e}");
+    }
+
+    #[test]
+    fn exp_keeps_what_is_not_finite() {
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn sums_cover_every_length() {
+        for n in 0..70 {
+            let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum_by(n, |i| values[i]), (0..n).sum::<usize>() as f32);
+            assert_eq!(max_of(&values), if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 });
+        }
+    }
+}
