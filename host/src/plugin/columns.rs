@@ -133,6 +133,35 @@ pub(super) struct Call {
     pub bytes: usize,
 }
 
+impl Call {
+    /// The same call for its row `i` alone.
+    pub(super) fn single(&self, i: usize) -> Call {
+        fn one<T: Clone>(values: &[T], i: usize) -> Vec<T> {
+            values.get(i).cloned().into_iter().collect()
+        }
+        let column = |column: &types::Column| types::Column {
+            name: column.name.clone(),
+            values: match &column.values {
+                types::Values::Utf8(v) => types::Values::Utf8(one(v, i)),
+                types::Values::Int64(v) => types::Values::Int64(one(v, i)),
+                types::Values::Float64(v) => types::Values::Float64(one(v, i)),
+                types::Values::Boolean(v) => types::Values::Boolean(one(v, i)),
+                types::Values::Binary(v) => types::Values::Binary(one(v, i)),
+                types::Values::Json(v) => types::Values::Json(one(v, i)),
+            },
+            nulls: if column.nulls.contains(&(i as u32)) { vec![0] } else { vec![] },
+        };
+        let columns = self.batch.columns.iter().map(column).collect();
+        let whole_rows = one(&self.batch.whole_rows, i);
+        // An upper bound of the row's own bytes: it may only be given more fuel, never less.
+        Call {
+            batch: types::Batch { rows: 1, columns, whole_rows },
+            positions: one(&self.positions, i),
+            bytes: self.bytes,
+        }
+    }
+}
+
 /// Converts what `reads` names of `batch`.
 ///
 /// # Errors
