@@ -178,7 +178,7 @@ pub enum PluginError {
         expected: &'static str,
     },
     /// Options that the plugin does not take.
-    #[error("options of {who}: {}; see `trainer plugin inspect {}`", faults.join("; "), who.name)]
+    #[error("options of {who}: {}; `trainer plugin inspect` lists what it takes", faults.join("; "))]
     Options {
         /// The plugin.
         who: Arc<Who>,
