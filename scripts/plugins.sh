@@ -69,10 +69,10 @@ EOF
 fi
 # One target folder for all plugins: the standard library is built once. A `cargo` shim of rustup
 # exports its own toolchain, which must not reach the other compiler. Paths of this machine stay
-# out of the components: the same source gives the same bytes wherever it lies.
-remap="--remap-path-prefix=$root=trainer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
-build=(env -u RUSTUP_TOOLCHAIN -u CARGO -u RUSTC -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_TARGET
-    RUSTFLAGS="$remap" CARGO_TARGET_DIR="$root/plugins/target" "${build[@]}"
+# out of the components.
+remap="--remap-path-prefix=$root=trainer"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+build=(env -u RUSTUP_TOOLCHAIN -u CARGO -u RUSTC -u RUSTFLAGS -u CARGO_BUILD_TARGET
+    CARGO_ENCODED_RUSTFLAGS="$remap" CARGO_TARGET_DIR="$root/plugins/target" "${build[@]}"
     --release --locked --target "$target" --manifest-path plugins/Cargo.toml)
 
 if [ "${1:-}" = --print-command ]; then

@@ -7,12 +7,15 @@ say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 
 say "format"
 cargo fmt --all --check
+cargo fmt --all --check --manifest-path plugins/Cargo.toml
 say "plugins: Rust -> WebAssembly components (plugins/dist)"
 bash scripts/plugins.sh
 say "build"
 cargo build --release --locked --workspace --all-targets
 say "tests"
 cargo test --release --locked --workspace
+say "tests of the plugin SDK"
+cargo test --release --locked --manifest-path plugin-sdk/rust/Cargo.toml
 say "lints"
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
 say "documentation"

@@ -2,6 +2,8 @@
 //! limits. Needs the components that `scripts/plugins.sh` builds.
 #![allow(clippy::unwrap_used)]
 
+#[path = "plugins/any_input.rs"]
+mod any_input;
 #[path = "plugins/golden.rs"]
 mod golden;
 #[path = "plugins/guest.rs"]

@@ -205,3 +205,23 @@ fn the_longest_line_fits_the_limits() {
     let outcomes = shipped("sharegpt", "{}").format(&[rows::batch(&[&row, &row])]).unwrap();
     assert!(outcomes.iter().all(|o| matches!(o.verdict, Verdict::Keep(_))));
 }
+
+#[test]
+fn every_row_of_the_sample_data_is_used_without_repairs() {
+    let folder = root().join("datasets/sft");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
+    files.sort();
+    assert!(!files.is_empty(), "no samples in {}", folder.display());
+    let plugin = shipped("sharegpt", "{}");
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (row, outcome) in plugin.format(&[rows::batch(&lines)]).unwrap().iter().enumerate() {
+            let place = format!("{}:{}", path.display(), row + 1);
+            assert!(matches!(outcome.verdict, Verdict::Keep(_)), "{place}: {outcome:?}");
+            assert!(outcome.notes.is_empty(), "{place}: {outcome:?}");
+        }
+    }
+}

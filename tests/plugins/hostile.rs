@@ -28,10 +28,13 @@ fn stopped(guest: &Guest) -> (Stop, String) {
     let plugin = load(guest);
     let error = plugin.format(&[rows_of(2)]).unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("plugin `evil` 1.0.0 was stopped in `format` (rows 0 to 1"), "{text}");
+    assert!(
+        text.starts_with("plugin `evil` 1.0.0 was stopped in `format` (row 0 of its input)"),
+        "{text}"
+    );
     match error {
         PluginError::Stopped { stop, rows, .. } => {
-            assert_eq!(rows, Range { start: 0, end: 2 });
+            assert_eq!(rows, Range { start: 0, end: 1 });
             (stop, text)
         }
         other => panic!("{other}"),
@@ -97,15 +100,21 @@ fn an_endless_loop_runs_out_of_fuel_at_the_same_count_every_time() {
 #[test]
 fn fuel_grows_with_the_rows() {
     let limit = |rows| {
-        let plugin = load(&Guest::formatter("(loop $l (br $l)) unreachable"));
+        // Loops unless it is given one row: the search for the row at fault then finds none.
+        let body = format!(
+            "(local $i i32)
+             (if (i32.ne (local.get $rows) (i32.const 1)) (then (loop $l (br $l)))) {}",
+            skips().replace("(local $i i32)", "")
+        );
+        let plugin = load(&Guest::formatter(&body).items(SKIP));
         match plugin.format(&[rows_of(rows)]).unwrap_err() {
             PluginError::Stopped { stop: Stop::Fuel { limit }, .. } => limit,
             other => panic!("{other}"),
         }
     };
     let limits = PluginLimits::default();
-    assert_eq!(limit(1), limits.fuel_base + limits.fuel_per_row);
     assert_eq!(limit(2), limits.fuel_base + 2 * limits.fuel_per_row);
+    assert_eq!(limit(5), limits.fuel_base + 5 * limits.fuel_per_row);
 }
 
 #[test]
@@ -201,7 +210,7 @@ fn a_small_guest_can_not_return_a_large_answer() {
 
 #[test]
 fn a_wrong_number_of_outcomes_is_refused() {
-    assert_eq!(returned(&list("i32.const 1024", "i32.const 0")), "0 outcomes for 2 rows");
+    assert_eq!(returned(&list("i32.const 1024", "i32.const 0")), "0 answers for 2 rows");
     let one_more = skips().replace(
         "(i32.store (i32.const 264) (local.get $rows))",
         "(i32.store (i32.const 264) (i32.add (local.get $rows) (i32.const 1)))",
@@ -209,7 +218,7 @@ fn a_wrong_number_of_outcomes_is_refused() {
     let guest = Guest::formatter(&one_more).items(SKIP);
     let text = load(&guest).format(&[rows_of(2)]).unwrap_err().to_string();
     // The third outcome is memory nobody wrote: an empty list of examples.
-    assert!(text.contains("3 outcomes for 2 rows"), "{text}");
+    assert!(text.contains("3 answers for 2 rows"), "{text}");
 }
 
 #[test]
@@ -276,6 +285,41 @@ fn the_first_failing_rows_are_named_whatever_the_threads_do() {
     let plugin = load(&Guest::formatter(&body).items(SKIP));
     let error = plugin.format(&[rows_of(512), rows_of(2), rows_of(512), rows_of(2)]).unwrap_err();
     assert_eq!(error.rows(), Some(512..514));
+}
+
+#[test]
+fn the_row_at_fault_is_found_among_its_neighbours() {
+    // Traps on a row whose text is longer than 3 bytes: the first column's list of strings.
+    let body = format!(
+        "(local $i i32) (local $at i32)
+         ;; a column: name, tag and payload of its values; a string: address and length
+         (local.set $at (i32.load offset=12 (local.get $columns)))
+         (loop $look
+           (if (i32.lt_u (local.get $i) (local.get $rows)) (then
+             (if (i32.gt_u (i32.load offset=4 (local.get $at)) (i32.const 3)) (then unreachable))
+             (local.set $at (i32.add (local.get $at) (i32.const 8)))
+             (local.set $i (i32.add (local.get $i) (i32.const 1)))
+             (br $look))))
+         (local.set $i (i32.const 0))
+         {}",
+        skips().replace("(local $i i32)", "")
+    );
+    // `configure` asks for the column `evil` as utf8: name, kind, optional.
+    let reads = r#"
+      (data (i32.const 128) "\00\00\00\00\00\02\00\00\01\00\00\00\00")
+      (data (i32.const 512) "\10\00\00\00\04\00\00\00\00\00")"#;
+    let plugin = load(&Guest::formatter(&body).items(SKIP).items(reads));
+    assert_eq!(plugin.reads().columns[0].name, "evil");
+    let row = |text: &str| format!(r#"{{"evil":"{text}"}}"#);
+    let mut lines = vec![row("abc"); 700];
+    let lines_of = |lines: &[String]| {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        rows::batch(&lines)
+    };
+    assert_eq!(plugin.format(&[lines_of(&lines)]).unwrap().len(), 700);
+    lines[613] = row("abcd");
+    let error = plugin.format(&[lines_of(&lines)]).unwrap_err();
+    assert_eq!(error.rows(), Some(613..614), "{error}");
 }
 
 #[test]

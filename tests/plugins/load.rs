@@ -9,7 +9,7 @@ fn load(name: &str, options: &str) -> Result<Plugin, PluginError> {
 }
 
 fn message(result: Result<Plugin, PluginError>) -> String {
-    result.err().expect("an error").to_string()
+    result.expect_err("an error").to_string()
 }
 
 #[test]

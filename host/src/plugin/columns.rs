@@ -3,6 +3,8 @@
 //! A column as a whole may be of an unsuitable type (an error); a single value may not fit (the
 //! row is rejected here, before the plugin sees it).
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -131,11 +133,44 @@ pub(super) struct Call {
     pub bytes: usize,
 }
 
+impl Call {
+    /// The same call for its row `i` alone.
+    pub(super) fn single(&self, i: usize) -> Call {
+        fn one<T: Clone>(values: &[T], i: usize) -> Vec<T> {
+            values.get(i).cloned().into_iter().collect()
+        }
+        let column = |column: &types::Column| types::Column {
+            name: column.name.clone(),
+            values: match &column.values {
+                types::Values::Utf8(v) => types::Values::Utf8(one(v, i)),
+                types::Values::Int64(v) => types::Values::Int64(one(v, i)),
+                types::Values::Float64(v) => types::Values::Float64(one(v, i)),
+                types::Values::Boolean(v) => types::Values::Boolean(one(v, i)),
+                types::Values::Binary(v) => types::Values::Binary(one(v, i)),
+                types::Values::Json(v) => types::Values::Json(one(v, i)),
+            },
+            nulls: if column.nulls.contains(&(i as u32)) { vec![0] } else { vec![] },
+        };
+        let columns = self.batch.columns.iter().map(column).collect();
+        let whole_rows = one(&self.batch.whole_rows, i);
+        // An upper bound of the row's own bytes: it may only be given more fuel, never less.
+        Call {
+            batch: types::Batch { rows: 1, columns, whole_rows },
+            positions: one(&self.positions, i),
+            bytes: self.bytes,
+        }
+    }
+}
+
 /// Converts what `reads` names of `batch`.
 ///
 /// # Errors
 /// [`PluginError::MissingColumn`] and [`PluginError::ColumnType`].
-pub(super) fn convert(who: &Who, reads: &Reads, batch: &RecordBatch) -> Result<Rows, PluginError> {
+pub(super) fn convert(
+    who: &Arc<Who>,
+    reads: &Reads,
+    batch: &RecordBatch,
+) -> Result<Rows, PluginError> {
     let schema = batch.schema();
     let mut names = Vec::new();
     let mut columns = Vec::new();

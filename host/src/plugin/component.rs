@@ -157,11 +157,9 @@ fn wrap(file: &str, engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginErro
 /// The first import of a core module that is not of the contract.
 fn foreign_import(engine: &Engine, bytes: &[u8]) -> Option<String> {
     let module = wasmtime::Module::from_binary(engine, bytes).ok()?;
-    let foreign = module
-        .imports()
-        .find(|i| !is_offered(i.module()))
-        .map(|i| format!("{}.{}", i.module(), i.name()));
-    foreign
+    let mut imports = module.imports();
+    let import = imports.find(|import| !is_offered(import.module()))?;
+    Some(format!("{}.{}", import.module(), import.name()))
 }
 
 fn is_offered(import: &str) -> bool {

@@ -1,6 +1,7 @@
 //! What can go wrong with a plugin, and the words for it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::fs::FsError;
 use crate::limits::PLUGIN_STACK_BYTES_MAX;
@@ -170,17 +171,17 @@ pub enum PluginError {
     #[error("{who} is a {got}, not a {expected}; give a {expected} here")]
     WrongWorld {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// Its world.
         got: &'static str,
         /// The world needed.
         expected: &'static str,
     },
     /// Options that the plugin does not take.
-    #[error("options of {who}: {}; see `trainer plugin inspect {}`", faults.join("; "), who.name)]
+    #[error("options of {who}: {}; `trainer plugin inspect` lists what it takes", faults.join("; "))]
     Options {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// Every fault found.
         faults: Vec<String>,
     },
@@ -190,7 +191,7 @@ pub enum PluginError {
     )]
     MissingColumn {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// The column.
         column: String,
         /// The columns there are.
@@ -202,7 +203,7 @@ pub enum PluginError {
     )]
     ColumnType {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// The column.
         column: String,
         /// The kind it wants.
@@ -218,7 +219,7 @@ pub enum PluginError {
     )]
     Stopped {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// The function of the contract.
         function: &'static str,
         /// Rows of the input that the call was about.
@@ -232,7 +233,7 @@ pub enum PluginError {
     #[error("{who} failed in `{function}`{}: {message}", rows_text(rows))]
     Failed {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// The function of the contract.
         function: &'static str,
         /// Rows of the input that the call was about.
@@ -247,7 +248,7 @@ pub enum PluginError {
     )]
     Returned {
         /// The plugin.
-        who: Who,
+        who: Arc<Who>,
         /// The function of the contract.
         function: &'static str,
         /// Rows of the input that the fault is about.

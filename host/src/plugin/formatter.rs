@@ -2,12 +2,14 @@
 
 use arrow::array::RecordBatch;
 use rayon::prelude::*;
+use wasmtime::Store;
 
-use super::bindings::formatting;
+use super::bindings::{formatting, types};
 use super::check;
 use super::columns::{self, Call};
 use super::component::World;
-use super::error::PluginError;
+use super::engine::Guest;
+use super::error::{PluginError, Stop};
 use super::pool::{Bound, Plugin};
 use crate::data::example::Example;
 use crate::limits as ceilings;
@@ -107,16 +109,10 @@ impl Plugin {
     }
 
     fn format_call(&self, call: &Call, first: usize) -> Result<Vec<RowOutcome>, PluginError> {
-        let num_rows = call.positions.len();
-        let rows = range(call, first);
-        let answer = self.call("format", rows.clone(), num_rows, call.bytes, |bound, store| {
+        let answer = self.call_rows("format", call, first, |bound, store, batch| {
             let Bound::Formatter(f) = bound else { return Ok(Ok(Vec::new())) };
-            f.trainer_plugin_formatting().call_format(store, &call.batch)
+            f.trainer_plugin_formatting().call_format(store, batch)
         })?;
-        if answer.len() != num_rows {
-            let what = format!("{} outcomes for {num_rows} rows", answer.len());
-            return Err(self.returned("format", rows, what));
-        }
         answer
             .into_iter()
             .zip(&call.positions)
@@ -125,6 +121,48 @@ impl Plugin {
                 checked(outcome).map_err(|what| self.returned("format", row..row + 1, what))
             })
             .collect()
+    }
+
+    /// A call that answers with one item per row; `first` is the number of the record batch's
+    /// first row among all rows. When the call is stopped, its rows are tried one by one to name
+    /// the one at fault.
+    pub(super) fn call_rows<T>(
+        &self,
+        function: &'static str,
+        call: &Call,
+        first: usize,
+        run: impl Fn(
+            &Bound,
+            &mut Store<Guest>,
+            &types::Batch,
+        ) -> wasmtime::Result<Result<Vec<T>, types::Error>>,
+    ) -> Result<Vec<T>, PluginError> {
+        let once = |call: &Call| {
+            let num_rows = call.positions.len();
+            self.call(function, range(call, first), num_rows, call.bytes, |bound, store| {
+                run(bound, store, &call.batch)
+            })
+        };
+        let num_rows = call.positions.len();
+        let answer = once(call).map_err(|error| {
+            let mut rows = if worth_a_search(&error) { 0..num_rows } else { 0..0 };
+            let stopped = |e: &PluginError| matches!(e, PluginError::Stopped { .. });
+            rows.find_map(|i| once(&call.single(i)).err().filter(stopped)).unwrap_or(error)
+        })?;
+        if answer.len() != num_rows {
+            let what = format!("{} answers for {num_rows} rows", answer.len());
+            return Err(self.returned(function, range(call, first), what));
+        }
+        Ok(answer)
+    }
+}
+
+/// True for a stopped call of several rows, unless each further try could take as long again.
+pub(super) fn worth_a_search(error: &PluginError) -> bool {
+    match error {
+        PluginError::Stopped { stop: Stop::Deadline { .. }, .. } => false,
+        PluginError::Stopped { rows, .. } => rows.len() > 1,
+        _ => false,
     }
 }
 

@@ -14,7 +14,7 @@
 //! The only import a component may have is `trainer:plugin/host` (a log). A call has a budget of
 //! fuel that is a pure function of its input, so whether it fits is the same on every machine; a
 //! clock only backs it up. A trap throws the instance away and is a [`PluginError::Stopped`] that
-//! names plugin, function, rows and limit.
+//! names plugin, function, limit and the row, found by handing over the call's rows one by one.
 
 mod bindings;
 mod check;
@@ -32,7 +32,7 @@ mod source;
 mod template;
 
 pub use component::World;
-pub use error::{PluginError, Stop};
+pub use error::{PluginError, Stop, Who};
 pub use formatter::{RowOutcome, Verdict};
 pub use limits::PluginLimits;
 pub use pool::{LogLevel, LogLine, Plugin};

@@ -1,7 +1,7 @@
 //! A loaded plugin: described, configured, and a pool of its instances.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::Store;
 
@@ -59,7 +59,7 @@ struct Instance {
 /// Instances are made as threads need them and used again; one that traps is thrown away. An
 /// instance is configured once, with the same options and seed as every other.
 pub struct Plugin {
-    who: Who,
+    who: Arc<Who>,
     linked: Linked,
     limits: PluginLimits,
     options: String,
@@ -139,7 +139,7 @@ impl Plugin {
             deterministic: false,
         };
         let mut plugin = Self {
-            who: Who { name: shown(name_or_path), version: String::new() },
+            who: Arc::new(Who { name: shown(name_or_path), version: String::new() }),
             linked,
             limits,
             options: "{}".into(),
@@ -180,7 +180,7 @@ impl Plugin {
         }
         let reads = Reads::from(info.reads);
         self.check_reads(&reads)?;
-        self.who = Who { name: info.name.clone(), version: info.version.clone() };
+        self.who = Arc::new(Who { name: info.name.clone(), version: info.version.clone() });
         self.inspection.name = info.name;
         self.inspection.version = info.version;
         self.inspection.summary = shown(&info.summary);
@@ -355,7 +355,7 @@ impl Plugin {
         &self.who.version
     }
 
-    pub(super) fn who(&self) -> &Who {
+    pub(super) fn who(&self) -> &Arc<Who> {
         &self.who
     }
 

@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use super::columns;
 use super::component::World;
 use super::error::{PluginError, shown};
-use super::formatter::{Piece, over_pieces, range};
+use super::formatter::{Piece, over_pieces};
 use super::pool::{Bound, Plugin};
 use crate::limits as ceilings;
 
@@ -55,17 +55,10 @@ impl Plugin {
         }
         let mut scores = Vec::with_capacity(piece.rows);
         while let Some(call) = rows.next_call(ceilings::PLUGIN_BATCH_BYTES) {
-            let num_rows = call.positions.len();
-            let rows = range(&call, piece.first);
-            let answer =
-                self.call("score", rows.clone(), num_rows, call.bytes, |bound, store| {
-                    let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
-                    r.trainer_plugin_rewards().call_score(store, &call.batch)
-                })?;
-            if answer.len() != num_rows {
-                let what = format!("{} scores for {num_rows} rows", answer.len());
-                return Err(self.returned("score", rows, what));
-            }
+            let answer = self.call_rows("score", &call, piece.first, |bound, store, batch| {
+                let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
+                r.trainer_plugin_rewards().call_score(store, batch)
+            })?;
             for (score, position) in answer.into_iter().zip(&call.positions) {
                 let row = piece.first + position;
                 let values = score.value.iter().chain(score.parts.iter().map(|p| &p.value));

@@ -6,6 +6,7 @@ use super::bindings::templating;
 use super::check;
 use super::component::World;
 use super::error::PluginError;
+use super::formatter::worth_a_search;
 use super::pool::{Bound, Plugin};
 use crate::data::example::{Conversation, Message};
 use crate::limits as ceilings;
@@ -87,7 +88,14 @@ impl Plugin {
         }
         let done: Vec<_> = calls
             .into_par_iter()
-            .map(|(rows, bytes)| self.render_call(conversations, rows, bytes, options))
+            .map(|(rows, bytes)| {
+                let once = |rows| self.render_call(conversations, rows, bytes, options);
+                once(rows.clone()).map_err(|error| {
+                    let mut rows = if worth_a_search(&error) { rows } else { 0..0 };
+                    let stopped = |e: &PluginError| matches!(e, PluginError::Stopped { .. });
+                    rows.find_map(|i| once(i..i + 1).err().filter(stopped)).unwrap_or(error)
+                })
+            })
             .collect();
         let mut all = Vec::with_capacity(conversations.len());
         for call in done {

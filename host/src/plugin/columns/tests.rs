@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use arrow::array::{
     BinaryArray, BooleanArray, DictionaryArray, Float64Array, Int64Array, ListArray, NullArray,
@@ -10,8 +9,8 @@ use arrow::datatypes::{Int32Type, Schema};
 
 use super::*;
 
-fn who() -> Who {
-    Who { name: "p".into(), version: "1".into() }
+fn who() -> Arc<Who> {
+    Arc::new(Who { name: "p".into(), version: "1".into() })
 }
 
 fn json_field(name: &str) -> Field {
