@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use minijinja::Value;
+use minijinja::value::Serde;
 use serde_json::json;
 
 use super::jinja::{GENERATION_END, GENERATION_START, JinjaTemplate};
@@ -98,7 +99,7 @@ impl ChatTemplate {
         });
         // As in transformers, `tools` is none when there are none.
         context["tools"] = tools.unwrap_or_default();
-        self.template.render(Value::from_serialize(&context)).map_err(fault)
+        self.template.render(Value::from(Serde(&context))).map_err(fault)
     }
 
     /// The text of a conversation to be continued by the model.

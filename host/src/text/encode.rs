@@ -26,8 +26,8 @@ pub struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// A rendered conversation. The template wrote all special tokens; none is added. A token is
-    /// trained when all of its characters lie in trained segments; its weight is the least of
-    /// theirs.
+    /// trained when all of its characters (white space at its border aside) lie in trained
+    /// segments; its weight is the least of theirs.
     ///
     /// # Errors
     /// [`TextError::Encode`].
@@ -92,32 +92,26 @@ impl Encoder<'_> {
     }
 }
 
-/// The least weight of the characters of each token; 0 for tokens without characters.
+/// The least weight of the characters of each token; 0 for tokens without characters. White space
+/// at a border does not count where the token has anything else: tokenizers join the space before
+/// a word to the word.
 fn token_weights(segments: &[Segment], tokens: &WithOffsets) -> Vec<f32> {
-    // Ends of the segments in characters, ascending.
-    let mut ends = Vec::with_capacity(segments.len());
-    let mut end = 0;
-    for segment in segments {
-        end += segment.text.chars().count();
-        ends.push(end);
-    }
+    // Weight of each character, and whether it is white space.
+    let characters: Vec<(f32, bool)> = segments
+        .iter()
+        .flat_map(|s| s.text.chars().map(|c| (s.weight, c.is_whitespace())))
+        .collect();
+    let least = |of: &mut dyn Iterator<Item = f32>| of.reduce(f32::min);
     tokens
         .offsets
         .iter()
         .map(|&(start, end)| {
-            if start >= end {
-                return 0.0;
-            }
-            let first = ends.partition_point(|&e| e <= start);
-            let last = ends.partition_point(|&e| e < end);
-            let touched = &segments[first.min(segments.len())..(last + 1).min(segments.len())];
-            touched
-                .iter()
-                .filter(|s| !s.text.is_empty())
-                .map(|s| s.weight)
-                .fold(f32::INFINITY, f32::min)
+            let end = end.min(characters.len());
+            let own = &characters[start.min(end)..end];
+            least(&mut own.iter().filter(|(_, space)| !space).map(|(w, _)| *w))
+                .or_else(|| least(&mut own.iter().map(|(w, _)| *w)))
+                .unwrap_or(0.0)
         })
-        .map(|w| if w.is_finite() { w } else { 0.0 })
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! Chat templates as transformers runs them: its filters, functions and whitespace rules, in a
 //! sandbox with a budget.
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde::Serialize;
@@ -120,8 +121,8 @@ impl JinjaTemplate {
         }
         let (source, has_generation) = mark_generation(source);
         let mut env = Environment::new();
-        env.set_trim_blocks(true);
-        env.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.map_err(|e| describe(&e))?);
         env.set_fuel(Some(limits::CHAT_TEMPLATE_FUEL));
         env.set_recursion_limit(64);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
