@@ -1,20 +1,75 @@
 //! The training loop, checkpoint and resume, metrics sinks. Knows no stage.
 
+use std::path::PathBuf;
+
+pub mod card;
+pub mod checkpoint;
+pub mod manifest;
+pub mod progress;
+pub mod results;
+pub mod state;
 pub mod task;
+pub mod tensorboard;
+pub mod trainer;
 
 pub use task::{EvalSums, MicroStep, Task};
+pub use trainer::{Outcome, Trainer};
 
 /// The training loop can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Placeholder until the loop exists.
-    #[error("{0}")]
-    Other(String),
+    /// A loss or gradient that is not a number; the parameters were not touched.
+    #[error("{what} is {value} at step {step} (rows {rows}); the parameters are those of the step before: look at these rows, or lower --learning_rate")]
+    NotFinite {
+        /// `loss` or `grad_norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+        /// The update that would have been made.
+        step: u64,
+        /// Where its examples came from.
+        rows: String,
+    },
+    /// Nothing to train on.
+    #[error("there is nothing to train on: {0}")]
+    NothingToTrain(String),
+    /// A checkpoint whose contents are not what was written.
+    #[error("checkpoint {} can't be used: {reason}; resume from another one", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A checkpoint of a run with other settings.
+    #[error("checkpoint {} belongs to a run with {}; start with the same settings, or leave --resume_from_checkpoint out and use another --output_dir", path.display(), differences.join(", "))]
+    OtherRun {
+        /// Its folder.
+        path: PathBuf,
+        /// `name = theirs, now ours`.
+        differences: Vec<String>,
+    },
+    /// `--resume_from_checkpoint True` without a checkpoint.
+    #[error("{} holds no checkpoint to resume from; leave --resume_from_checkpoint out to start", .0.display())]
+    NoCheckpoint(PathBuf),
+    /// Another process works in the same folder.
+    #[error("{} is in use by another run ({holder}); wait for it or choose another --output_dir", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// What the lock file says.
+        holder: String,
+    },
 }
 
 impl RunError {
-    /// 5: diverged; 6: checkpoint storage.
+    /// 2: settings; 5: diverged; 6: checkpoint storage.
     pub fn exit_code(&self) -> u8 {
-        5
+        match self {
+            RunError::NotFinite { .. } => 5,
+            RunError::NothingToTrain(_) => 3,
+            RunError::Checkpoint { .. } => 6,
+            RunError::OtherRun { .. } | RunError::NoCheckpoint(_) | RunError::Locked { .. } => 2,
+        }
     }
 }

@@ -60,6 +60,9 @@ pub trait Task {
     /// Writes the model (adapter or full) and tokenizer files into `dir`.
     fn save(&self, dir: &Path) -> Result<()>;
 
+    /// Reads the trained parameters back, to the bit, from what [`Task::save`] wrote.
+    fn load(&mut self, dir: &Path) -> Result<()>;
+
     /// Where the examples of a batch came from, for messages: `file:row`.
     fn describe_batch(&self, batch: &[u32]) -> String;
 }
