@@ -1,6 +1,118 @@
-//! Placeholder.
+//! The command line: one file per command. The only place that prints.
+
+mod chat;
+mod flags;
+mod generate;
+mod merge;
+mod plugin;
+mod preview;
+mod progress;
+mod quickstart;
+mod screen;
+mod sft;
+mod signals;
+
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+
+/// A command: its name, one line about it, and what runs it with the arguments after the name.
+struct Command {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Result<()>,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "sft",
+        about: "fine-tune a model on conversations (also without the name)",
+        run: sft::run,
+    },
+    Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
+    Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
+    Command { name: "generate", about: "answer prompts", run: generate::run },
+    Command { name: "chat", about: "talk with a model", run: chat::run },
+    Command { name: "plugin", about: "inspect a plugin", run: plugin::run },
+    Command {
+        name: "quickstart",
+        about: "see everything work on shipped data",
+        run: quickstart::run,
+    },
+];
 
 /// Runs the command line.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into()).collect();
+    // Panics are our faults, not the user's: say so in one line instead of a trace.
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    match std::panic::catch_unwind(|| dispatch(&args)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {}", screen::printable(&error.to_string()));
+            ExitCode::from(error.exit_code())
+        }
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            eprintln!(
+                "internal error: {}; please report it with the command and its input",
+                screen::printable(text)
+            );
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    match args.first().map(String::as_str) {
+        None | Some("help" | "--help" | "-h") => {
+            print_help();
+            Ok(())
+        }
+        Some("--version" | "-V") => {
+            screen::line(&format!("trainer {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+        Some(flag) if flag.starts_with("--") => sft::run(args),
+        Some(name) => match COMMANDS.iter().find(|c| c.name == name) {
+            Some(command) => (command.run)(&args[1..]),
+            None => Err(unknown_command(name)),
+        },
+    }
+}
+
+fn unknown_command(name: &str) -> Error {
+    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
+    let near = names.iter().min_by_key(|n| strsim::damerau_levenshtein(n, name));
+    let near = near.filter(|n| strsim::damerau_levenshtein(n, name) <= 2);
+    let hint = match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("commands are {}", names.join(", ")),
+    };
+    let name = crate::error::excerpt(name);
+    crate::config::ConfigError::one(format!("unknown command `{name}`; {hint}")).into()
+}
+
+fn print_help() {
+    let mut text = String::from(
+        "trainer fine-tunes language models; dataset formats and prompt templates are sandboxed\n\
+         WebAssembly plugins\n\nCommands:\n",
+    );
+    for command in COMMANDS {
+        text.push_str(&format!("  {:<11} {}\n", command.name, command.about));
+    }
+    text.push_str(
+        "\nExample:\n  trainer --plugin sharegpt.wasm --model_name_or_path MODEL --train_file_dir DATA \
+         --output_dir OUT\n\nEach command has --help. Exit codes: 0 done (also after an interrupt that saved \
+         a checkpoint),\n1 internal error, 2 usage, 3 data or model files, 4 plugin, 5 diverged, 6 storage, \
+         130 interrupted\nwithout a checkpoint.",
+    );
+    screen::line(&text);
 }

@@ -1,13 +1,29 @@
 //! Flags and files → one resolved, validated configuration. Knows no tensors, no wasmtime.
+//!
+//! One table of settings per command (`table`) gives flags, file keys, help and validation.
+//! Values keep where they came from (`values`), so that every fault names its place, and all
+//! faults of a command are reported at once.
 
+pub mod file;
+pub mod sft;
+pub mod table;
 pub mod training;
+pub mod values;
 
+pub use sft::SftConfig;
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 
 /// A flag, key or combination that can't be used. All faults of one command are reported together.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Every fault found, one line each.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}", .0.join("\n       "))]
     Faults(Vec<String>),
+}
+
+impl ConfigError {
+    /// A single fault.
+    pub fn one(fault: impl Into<String>) -> Self {
+        ConfigError::Faults(vec![fault.into()])
+    }
 }

@@ -105,10 +105,8 @@ pub fn save<T: Task>(
     resume.state.write(out.path(), args, false)?;
     resume.version = VERSION;
     resume.files = hash_all(out.path())?;
-    let value = serde_json::to_value(&resume).map_err(|e| RunError::Checkpoint {
-        path: target.clone(),
-        reason: e.to_string(),
-    })?;
+    let value = serde_json::to_value(&resume)
+        .map_err(|e| RunError::Checkpoint { path: target.clone(), reason: e.to_string() })?;
     write_json(&out.path().join(RESUME), &value, 2)?;
     out.commit()?;
     Ok(target)
@@ -143,7 +141,9 @@ pub fn read(path: &Path, identity: &BTreeMap<String, Value>) -> Result<Resume> {
         .map_err(|e| damaged(format!("{RESUME} is damaged ({e})")))?;
     if resume.version > VERSION {
         let version = resume.version;
-        return Err(damaged(format!("its version is {version}; this program reads {VERSION}")).into());
+        return Err(
+            damaged(format!("its version is {version}; this program reads {VERSION}")).into()
+        );
     }
     for (name, want) in &resume.files {
         let file = fs::confine(path, name)?;

@@ -19,7 +19,9 @@ pub use trainer::{Outcome, Trainer};
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A loss or gradient that is not a number; the parameters were not touched.
-    #[error("{what} is {value} at step {step} (rows {rows}); the parameters are those of the step before: look at these rows, or lower --learning_rate")]
+    #[error(
+        "{what} is {value} at step {step} (rows {rows}); the parameters are those of the step before: look at these rows, or lower --learning_rate"
+    )]
     NotFinite {
         /// `loss` or `grad_norm`.
         what: &'static str,

@@ -113,7 +113,11 @@ impl<'a, T: Task> Trainer<'a, T> {
         if let Some(from) = resume_path(args)? {
             resume = checkpoint::read(&from, &identity)?;
             checkpoint::restore(&from, &mut task, &mut optimizer)?;
-            progress.note(&format!("resumed from {} at step {}", from.display(), resume.global_step));
+            progress.note(&format!(
+                "resumed from {} at step {}",
+                from.display(),
+                resume.global_step
+            ));
         }
         let best = resume.state.best_model_checkpoint.as_ref().map(PathBuf::from);
         let events = match tensorboard {
@@ -418,8 +422,11 @@ impl<'a, T: Task> Trainer<'a, T> {
             ("train_samples_per_second", json!(samples)),
             ("train_steps_per_second", json!(self.steps_this_process as f64 / seconds)),
         ]);
-        let mut metrics: Metrics =
-            entry.iter().filter(|(k, _)| *k != "step").map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut metrics: Metrics = entry
+            .iter()
+            .filter(|(k, _)| *k != "step")
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let speed = self.tokens_this_process as f64 / seconds;
         metrics.insert("num_input_tokens_seen".into(), json!(resume.state.num_input_tokens_seen));
         metrics.insert("train_tokens_per_second".into(), json!(speed));

@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Stages: compose everything above into runs. Know no command line and print nothing.
+
+pub mod causal_task;
+pub mod chat;
+pub mod dataset;
+pub mod persist;
+pub mod quickstart;
+pub mod sft;

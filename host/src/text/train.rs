@@ -19,6 +19,9 @@ pub const TURN_START: &str = "<|im_start|>";
 /// Ends a turn.
 pub const TURN_END: &str = "<|im_end|>";
 
+/// Tokens that end a turn in well-known templates: generation stops at those a tokenizer has.
+pub const TURN_ENDS: [&str; 4] = [TURN_END, "<|eot_id|>", "<|end|>", "<end_of_turn>"];
+
 /// ChatML (OpenAI's chat markup), as Jinja.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + \
 message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}\

@@ -1,0 +1,316 @@
+//! The resolved configuration of supervised fine-tuning.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::values::Values;
+use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
+
+/// What a broken row does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRow {
+    /// Ends the run.
+    Fail,
+    /// Is left out and counted.
+    Skip,
+}
+
+/// Everything `trainer sft` needs, validated.
+#[derive(Clone, Debug, Serialize)]
+pub struct SftConfig {
+    /// Base model folder.
+    pub model_name_or_path: PathBuf,
+    /// Folder of another tokenizer.
+    pub tokenizer_name_or_path: Option<PathBuf>,
+    /// Whether matrices are kept in bfloat16.
+    pub bfloat16: bool,
+    /// CPU threads; 0: all.
+    pub num_threads: usize,
+    /// Training data.
+    pub train_file_dir: Vec<String>,
+    /// Validation data.
+    pub validation_file_dir: Vec<String>,
+    /// Share of the training rows kept for evaluation, percent.
+    pub validation_split_percentage: f64,
+    /// Plugins.
+    pub plugin: Vec<String>,
+    /// Their options, by name, JSON text.
+    pub plugin_options: BTreeMap<String, String>,
+    /// Most tokens of a sequence.
+    pub model_max_length: usize,
+    /// Use only so many training rows.
+    pub max_train_samples: Option<usize>,
+    /// Use only so many validation rows.
+    pub max_eval_samples: Option<usize>,
+    /// Train the prompt's tokens too.
+    pub train_on_inputs: bool,
+    /// Fill sequences with several rows.
+    pub packing: bool,
+    /// What a broken row does.
+    pub on_bad_row: OnBadRow,
+    /// LoRA, or every weight.
+    pub use_peft: bool,
+    /// LoRA rank.
+    pub lora_rank: usize,
+    /// LoRA alpha.
+    pub lora_alpha: f64,
+    /// LoRA dropout.
+    pub lora_dropout: f64,
+    /// LoRA layers.
+    pub target_modules: String,
+    /// Adapter to train further.
+    pub peft_path: Option<PathBuf>,
+    /// Keep only each block's input.
+    pub gradient_checkpointing: bool,
+    /// Write into a folder that holds an earlier run.
+    pub overwrite_output_dir: bool,
+    /// Write event files.
+    pub tensorboard: bool,
+    /// What the loop needs.
+    pub training: TrainingArguments,
+}
+
+impl SftConfig {
+    /// Resolves `values`. With `train` false (for `preview`) no output folder is needed.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn resolve(mut values: Values, train: bool) -> Result<Self, ConfigError> {
+        let v = &mut values;
+        let need = |v: &mut Values, name: &str, what: &str| match v.text(name) {
+            Some(text) => text,
+            None => {
+                v.faults.push(format!("`--{name}` is missing: {what}"));
+                String::new()
+            }
+        };
+        let model_name_or_path =
+            PathBuf::from(need(v, "model_name_or_path", "give the base model's folder"));
+        let output_dir = match train {
+            true => PathBuf::from(need(v, "output_dir", "say where results go")),
+            false => PathBuf::new(),
+        };
+        let train_file_dir = v.list("train_file_dir");
+        if train_file_dir.is_empty() {
+            v.faults
+                .push("`--train_file_dir` is missing: give training data (file or folder)".into());
+        }
+        let training = training(v, output_dir);
+        let config = Self {
+            model_name_or_path,
+            tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
+            bfloat16: v.choice("torch_dtype") == "bfloat16",
+            num_threads: v.size("num_threads"),
+            train_file_dir,
+            validation_file_dir: v.list("validation_file_dir"),
+            validation_split_percentage: v.float("validation_split_percentage"),
+            plugin: v.list("plugin"),
+            plugin_options: plugin_options(v),
+            model_max_length: v.size("model_max_length"),
+            max_train_samples: v.limit("max_train_samples"),
+            max_eval_samples: v.limit("max_eval_samples"),
+            train_on_inputs: v.bool("train_on_inputs"),
+            packing: v.bool("packing"),
+            on_bad_row: if v.choice("on_bad_row") == "skip" {
+                OnBadRow::Skip
+            } else {
+                OnBadRow::Fail
+            },
+            use_peft: v.bool("use_peft"),
+            lora_rank: v.size("lora_rank"),
+            lora_alpha: v.float("lora_alpha"),
+            lora_dropout: v.float("lora_dropout"),
+            target_modules: v.text("target_modules").unwrap_or_default(),
+            peft_path: v.text("peft_path").map(PathBuf::from),
+            gradient_checkpointing: v.bool("gradient_checkpointing"),
+            overwrite_output_dir: v.bool("overwrite_output_dir"),
+            tensorboard: v.choice("report_to") == "tensorboard",
+            training,
+        };
+        config.cross_check(v);
+        if values.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(values.faults)) }
+    }
+
+    /// What no single setting can tell.
+    fn cross_check(&self, v: &mut Values) {
+        let args = &self.training;
+        let mut faults = Vec::new();
+        if self.bfloat16 && !self.use_peft {
+            faults.push("full fine-tuning (`--use_peft False`) keeps float32 weights; leave `--torch_dtype bfloat16` out");
+        }
+        if self.peft_path.is_some() && !self.use_peft {
+            faults.push("`--peft_path` trains an adapter further; leave `--use_peft False` out");
+        }
+        if !args.output_dir.as_os_str().is_empty() && args.output_dir == self.model_name_or_path {
+            faults.push("`--output_dir` is the base model's folder; choose another");
+        }
+        let evaluates = args.eval_strategy != SaveStrategy::No
+            && (!self.validation_file_dir.is_empty() || self.validation_split_percentage > 0.0);
+        if args.load_best_model_at_end && !evaluates {
+            faults.push("`--load_best_model_at_end` needs evaluations: set `--eval_strategy` and validation data");
+        }
+        if args.early_stopping_patience.is_some() && !evaluates {
+            faults.push("`--early_stopping_patience` needs evaluations: set `--eval_strategy` and validation data");
+        }
+        v.faults.extend(faults.into_iter().map(str::to_string));
+    }
+}
+
+fn plugin_options(v: &mut Values) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for text in v.list("plugin_options") {
+        let parsed = text.split_once('=').filter(|(name, json)| {
+            !name.is_empty()
+                && serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json).is_ok()
+        });
+        match parsed {
+            Some((name, json)) => {
+                let name = name.trim_end_matches(".wasm").to_string();
+                if options.insert(name.clone(), json.to_string()).is_some() {
+                    v.faults.push(format!("`--plugin_options` names `{name}` twice"));
+                }
+            }
+            None => {
+                let text = crate::error::excerpt(&text);
+                v.faults.push(format!(
+                    "`--plugin_options` is `{text}`, expected NAME={{\"key\": value}}"
+                ));
+            }
+        }
+    }
+    options
+}
+
+fn strategy(text: &str) -> SaveStrategy {
+    match text {
+        "no" => SaveStrategy::No,
+        "epoch" => SaveStrategy::Epoch,
+        _ => SaveStrategy::Steps,
+    }
+}
+
+fn training(v: &mut Values, output_dir: PathBuf) -> TrainingArguments {
+    let metric = v.choice("metric_for_best_model");
+    let warmup = v.float("warmup_steps");
+    let ratio = v.float("warmup_ratio");
+    TrainingArguments {
+        output_dir,
+        per_device_train_batch_size: v.size("per_device_train_batch_size"),
+        per_device_eval_batch_size: v.size("per_device_eval_batch_size"),
+        gradient_accumulation_steps: v.size("gradient_accumulation_steps"),
+        num_train_epochs: v.float("num_train_epochs"),
+        max_steps: v.int("max_steps"),
+        learning_rate: v.float("learning_rate"),
+        lr_scheduler_type: match v.choice("lr_scheduler_type").as_str() {
+            "cosine" => LrScheduler::Cosine,
+            "constant" => LrScheduler::Constant,
+            "constant_with_warmup" => LrScheduler::ConstantWithWarmup,
+            _ => LrScheduler::Linear,
+        },
+        // A value below 1 is a ratio, as in transformers 5.
+        warmup_steps: if warmup >= 1.0 { warmup as u64 } else { 0 },
+        warmup_ratio: if warmup > 0.0 && warmup < 1.0 { warmup } else { ratio },
+        weight_decay: v.float("weight_decay"),
+        adam_beta1: v.float("adam_beta1"),
+        adam_beta2: v.float("adam_beta2"),
+        adam_epsilon: v.float("adam_epsilon"),
+        max_grad_norm: v.float("max_grad_norm"),
+        seed: v.int("seed").unsigned_abs(),
+        logging_steps: v.int("logging_steps").unsigned_abs(),
+        logging_first_step: v.bool("logging_first_step"),
+        eval_strategy: strategy(&v.choice("eval_strategy")),
+        eval_steps: v.int("eval_steps").unsigned_abs(),
+        save_strategy: strategy(&v.choice("save_strategy")),
+        save_steps: v.int("save_steps").unsigned_abs(),
+        save_total_limit: v.limit("save_total_limit"),
+        resume_from_checkpoint: v.text("resume_from_checkpoint"),
+        load_best_model_at_end: v.bool("load_best_model_at_end"),
+        greater_is_better: v
+            .optional_bool("greater_is_better")
+            .unwrap_or_else(|| metric.ends_with("accuracy")),
+        metric_for_best_model: metric,
+        early_stopping_patience: v.limit("early_stopping_patience").map(|n| n as u32),
+        early_stopping_threshold: v.float("early_stopping_threshold"),
+        shuffle: v.bool("shuffle"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::table::SFT;
+    use crate::config::values::Given;
+
+    fn resolve(entries: &[(&str, &str)]) -> Result<SftConfig, String> {
+        let mut values = Values::new(SFT);
+        let base = [("model_name_or_path", "m"), ("output_dir", "o"), ("train_file_dir", "d")];
+        let given = |(name, text): &(&str, &str)| {
+            (name.to_string(), Given { text: text.to_string(), origin: format!("--{name}") })
+        };
+        values.take(base.iter().map(given).collect());
+        values.take(entries.iter().map(given).collect());
+        SftConfig::resolve(values, true).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_seeds() {
+        let config = resolve(&[]).unwrap();
+        assert_eq!((config.lora_rank, config.lora_alpha, config.lora_dropout), (8, 32.0, 0.05));
+        assert_eq!(config.training.learning_rate, 2e-5);
+        assert_eq!(config.training.weight_decay, 0.05);
+        assert_eq!(config.training.seed, 42);
+        assert_eq!(config.model_max_length, 512);
+        assert_eq!(config.validation_split_percentage, 1.0);
+        assert_eq!(config.max_train_samples, None);
+        assert!(config.use_peft && !config.packing);
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let error = resolve(&[
+            ("learning_rte", "1"),
+            ("learning_rate", "fast"),
+            ("lora_dropout", "1.5"),
+            ("seed", "-3"),
+            ("lr_scheduler_type", "zigzag"),
+            ("packing", "maybe"),
+            ("load_in_8bit", "True"),
+            ("plugin_options", "sharegpt"),
+        ])
+        .unwrap_err();
+        for part in [
+            "did you mean `learning_rate`?",
+            "`learning_rate` is `fast`",
+            "`lora_dropout` is `1.5`, expected a number from 0 to",
+            "`seed` is `-3`, expected a whole number from 0 on",
+            "one of linear, cosine",
+            "expected True or False",
+            "`load_in_8bit` is not supported",
+            "expected NAME={",
+        ] {
+            assert!(error.contains(part), "no `{part}` in {error}");
+        }
+        assert!(resolve(&[("load_in_8bit", "False")]).is_ok());
+    }
+
+    #[test]
+    fn impossible_combinations_are_refused() {
+        let both = resolve(&[("torch_dtype", "bfloat16"), ("use_peft", "False")]).unwrap_err();
+        assert!(both.contains("keeps float32"));
+        let best = [("load_best_model_at_end", "True"), ("eval_strategy", "no")];
+        assert!(resolve(&best).unwrap_err().contains("needs evaluations"));
+        assert!(resolve(&[("output_dir", "m")]).unwrap_err().contains("choose another"));
+    }
+
+    #[test]
+    fn warmup_below_one_is_a_ratio() {
+        let args = resolve(&[("warmup_steps", "0.1")]).unwrap().training;
+        assert_eq!((args.warmup_steps, args.warmup_ratio), (0, 0.1));
+        let args = resolve(&[("warmup_steps", "7")]).unwrap().training;
+        assert_eq!(args.warmup_steps, 7);
+    }
+}

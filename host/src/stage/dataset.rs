@@ -1,0 +1,438 @@
+//! From files to sequences: read, format, render, tokenize; every row accounted for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::config::sft::OnBadRow;
+use crate::config::{ConfigError, SaveStrategy, SftConfig};
+use crate::data::source::{self, ReadOptions, SourceFile};
+use crate::data::{
+    ColumnKind, ColumnNeed, Conversation, DataError, Example, Ledger, Projection, Provenance,
+    Reject, RejectKind, SourceBatch, SourceReader, Split, tokens,
+};
+use crate::error::Result;
+use crate::plugin::{Kind, Plugin, PluginLimits, Reads, RenderOptions, Verdict, World};
+use crate::text::chat_template::ChatTemplate;
+use crate::text::{Encoded, Encoder, Segment, TextError, TextTokenizer, TokenizedExample};
+
+/// Plugins, template and tokenizer of a run.
+pub struct Pipeline {
+    formatter: Option<Plugin>,
+    template: Option<Plugin>,
+    jinja: std::result::Result<ChatTemplate, TextError>,
+    tokenizer: Arc<TextTokenizer>,
+    max_length: usize,
+    train_on_inputs: bool,
+    on_bad_row: OnBadRow,
+}
+
+/// Sequences of some files, and where their rows went.
+pub struct Part {
+    /// The sequences, in the order of the rows.
+    pub examples: Vec<TokenizedExample>,
+    /// The account of the rows.
+    pub ledger: Ledger,
+    /// The files.
+    pub files: Vec<PathBuf>,
+}
+
+/// The data of a run.
+pub struct Dataset {
+    /// To train on.
+    pub train: Part,
+    /// To validate on.
+    pub eval: Option<Part>,
+    /// Where the validation rows come from, in words.
+    pub validation: String,
+}
+
+/// What a template plugin is told about the tokenizer.
+pub fn render_options(tokenizer: &TextTokenizer) -> RenderOptions {
+    let text = |token: Option<(&str, u32)>| token.map_or(String::new(), |(t, _)| t.to_string());
+    RenderOptions {
+        add_generation_prompt: false,
+        continue_final_message: false,
+        bos: text(tokenizer.bos()),
+        eos: text(tokenizer.eos()),
+    }
+}
+
+/// Loads a plugin by path or name, with the options given under its name or file stem.
+///
+/// # Errors
+/// A plugin that can't be loaded or configured.
+pub fn load_plugin(name: &str, options: &str, seed: u64) -> Result<Plugin> {
+    Ok(Plugin::load(name, options, seed, PluginLimits::default())?)
+}
+
+impl Pipeline {
+    /// Loads the plugins and the template.
+    ///
+    /// # Errors
+    /// A plugin that can't be loaded, two of one kind, a reward, options for no plugin.
+    pub fn load(config: &SftConfig, tokenizer: &Arc<TextTokenizer>) -> Result<Self> {
+        let mut options = config.plugin_options.clone();
+        let (mut formatter, mut template) = (None, None);
+        for name in &config.plugin {
+            let stem = std::path::Path::new(name)
+                .file_stem()
+                .map_or(name.clone(), |s| s.to_string_lossy().into_owned());
+            let own = options.remove(&stem).or_else(|| options.remove(name)).unwrap_or_default();
+            let plugin = load_plugin(name, &own, config.training.seed)?;
+            let slot = match plugin.world() {
+                World::Formatter => &mut formatter,
+                World::Template => &mut template,
+                World::Reward => {
+                    let fault = format!(
+                        "plugin `{name}` is a reward; fine-tuning takes formatters and templates"
+                    );
+                    return Err(ConfigError::one(fault).into());
+                }
+            };
+            if slot.is_some() {
+                let kind = plugin.world().name();
+                let fault = format!("plugin `{name}` is a second {kind}; give one of each kind");
+                return Err(ConfigError::one(fault).into());
+            }
+            *slot = Some(plugin);
+        }
+        if let Some(name) = options.keys().next() {
+            let fault = format!(
+                "`--plugin_options` names `{name}`, but no such plugin is given with --plugin"
+            );
+            return Err(ConfigError::one(fault).into());
+        }
+        Ok(Self {
+            formatter,
+            template,
+            jinja: ChatTemplate::load(tokenizer),
+            tokenizer: tokenizer.clone(),
+            max_length: config.model_max_length,
+            train_on_inputs: config.train_on_inputs,
+            on_bad_row: config.on_bad_row,
+        })
+    }
+
+    /// The plugins in use.
+    pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
+        self.formatter.iter().chain(&self.template)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    fn projection(&self, file: &SourceFile) -> Result<Projection> {
+        if let Some(formatter) = &self.formatter {
+            return Ok(projection(formatter.reads()));
+        }
+        if tokens::holds_tokens(file)? {
+            return Ok(tokens::projection());
+        }
+        Err(ConfigError::one(format!(
+            "`{}` has no `input_ids` and `labels`, and no formatter plugin is given; add one, such as \
+             --plugin sharegpt, alpaca or text",
+            file.name
+        ))
+        .into())
+    }
+
+    /// Reads `inputs`, at most `limit` usable rows of them.
+    ///
+    /// # Errors
+    /// Files that can't be read, plugins that fail, and, unless bad rows are skipped, the first
+    /// bad row.
+    pub fn read(&self, inputs: &[String], limit: Option<usize>) -> Result<Part> {
+        let found = source::discover(inputs)?;
+        let files = found.files.iter().map(|f| f.path.clone()).collect();
+        let mut part = Part { examples: Vec::new(), ledger: Ledger::default(), files };
+        let mut left = limit.unwrap_or(usize::MAX);
+        for file in found.files {
+            if left == 0 {
+                break;
+            }
+            let options = ReadOptions::new(self.projection(&file)?);
+            for batch in SourceReader::new([file], options) {
+                self.batch(&batch?, &mut part, &mut left)?;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        part.ledger.check()?;
+        Ok(part)
+    }
+
+    fn batch(&self, batch: &SourceBatch, part: &mut Part, left: &mut usize) -> Result<()> {
+        part.ledger.read(batch);
+        if let (OnBadRow::Fail, Some(reject)) = (self.on_bad_row, batch.rejects.first()) {
+            return Err(DataError::from(reject.clone()).into());
+        }
+        // What each row became: its examples, or nothing with the reason entered already.
+        let mut rows: Vec<(Provenance, Vec<Example>)> = Vec::new();
+        if let Some(formatter) = &self.formatter {
+            let outcomes = formatter.format(std::slice::from_ref(&batch.batch))?;
+            for (index, outcome) in outcomes.into_iter().enumerate() {
+                let at = batch.provenance(index);
+                for note in &outcome.notes {
+                    part.ledger.note(&at.file, note);
+                }
+                match outcome.verdict {
+                    Verdict::Keep(examples) => rows.push((at, examples)),
+                    Verdict::Skip(reason) => part.ledger.skipped(&at, &reason),
+                    Verdict::Reject(reason) => {
+                        self.reject(part, &at, RejectKind::Formatter, reason)?
+                    }
+                }
+            }
+        } else {
+            let read = tokens::examples(batch)?;
+            for reject in read.rejects {
+                if self.on_bad_row == OnBadRow::Fail {
+                    return Err(DataError::from(reject).into());
+                }
+                part.ledger.rejected(reject);
+            }
+            rows.extend(read.examples.into_iter().map(|(at, example)| (at, vec![example])));
+        }
+        self.encode(rows, part, left)
+    }
+
+    fn reject(
+        &self,
+        part: &mut Part,
+        at: &Provenance,
+        kind: RejectKind,
+        reason: String,
+    ) -> Result<()> {
+        let reject =
+            Reject { file: at.file.clone(), row: at.row, kind, reason, excerpt: String::new() };
+        if self.on_bad_row == OnBadRow::Fail {
+            return Err(DataError::from(reject).into());
+        }
+        part.ledger.rejected(reject);
+        Ok(())
+    }
+
+    /// Renders and tokenizes rows on all cores, enters their fate in their order.
+    fn encode(
+        &self,
+        mut rows: Vec<(Provenance, Vec<Example>)>,
+        part: &mut Part,
+        left: &mut usize,
+    ) -> Result<()> {
+        let mut spare = Vec::new();
+        if rows.len() > *left {
+            spare = rows.split_off(*left);
+        }
+        let rendered = self.render(&rows)?;
+        let encoder = Encoder {
+            tokenizer: &self.tokenizer,
+            max_length: self.max_length,
+            train_on_inputs: self.train_on_inputs,
+        };
+        let encoded: Vec<Result<Vec<std::result::Result<Encoded, String>>>> = rows
+            .par_iter()
+            .zip(rendered)
+            .map(|((at, examples), rendered)| {
+                let mut rendered = rendered.into_iter();
+                examples
+                    .iter()
+                    .map(|example| match example {
+                        Example::Text(text) => row_fault(encoder.text(text, at.clone())),
+                        Example::Tokens { input_ids, labels } => {
+                            Ok(Ok(encoder.tokens(input_ids.clone(), labels.clone(), at.clone())))
+                        }
+                        Example::Conversation(_) => match rendered.next() {
+                            Some(Ok(segments)) => {
+                                row_fault(encoder.segments(&segments, at.clone()))
+                            }
+                            Some(Err(reason)) => Ok(Err(reason)),
+                            None => Ok(Err("was not rendered".into())),
+                        },
+                        Example::Preference { .. } | Example::Prompt { .. } => Ok(Err(
+                            "became a preference or a prompt, which supervised fine-tuning does \
+                             not train on; use another formatter"
+                                .into(),
+                        )),
+                    })
+                    .collect()
+            })
+            .collect();
+        for ((at, _), encoded) in rows.iter().zip(encoded) {
+            let encoded: std::result::Result<Vec<Encoded>, String> = encoded?.into_iter().collect();
+            match encoded {
+                Ok(sequences) => {
+                    if self.enter(at, sequences, part) {
+                        *left -= 1;
+                    }
+                }
+                Err(reason) => self.reject(part, at, RejectKind::Other, reason)?,
+            }
+        }
+        for (at, _) in spare {
+            part.ledger.skipped(&at, "beyond the number of samples asked for");
+        }
+        Ok(())
+    }
+
+    /// Segments of every conversation of every row.
+    #[allow(clippy::type_complexity)]
+    fn render(
+        &self,
+        rows: &[(Provenance, Vec<Example>)],
+    ) -> Result<Vec<Vec<std::result::Result<Vec<Segment>, String>>>> {
+        let of_row = |examples: &[Example]| -> Vec<Conversation> {
+            let conversation = |e: &Example| match e {
+                Example::Conversation(c) => Some(c.clone()),
+                _ => None,
+            };
+            examples.iter().filter_map(conversation).collect()
+        };
+        let by_row: Vec<Vec<Conversation>> = rows.iter().map(|(_, e)| of_row(e)).collect();
+        if by_row.iter().all(Vec::is_empty) {
+            return Ok(rows.iter().map(|_| Vec::new()).collect());
+        }
+        if let Some(template) = &self.template {
+            let all: Vec<Conversation> = by_row.iter().flatten().cloned().collect();
+            let options = render_options(&self.tokenizer);
+            let mut rendered = template.render(&all, &options)?.into_iter().map(|r| {
+                r.map(|segments| {
+                    segments
+                        .into_iter()
+                        .map(|s| Segment { text: s.text, role: s.role, weight: s.weight })
+                        .collect()
+                })
+            });
+            return Ok(by_row.iter().map(|c| rendered.by_ref().take(c.len()).collect()).collect());
+        }
+        let jinja = match &self.jinja {
+            Ok(jinja) => jinja,
+            Err(TextError::NoChatTemplate(path)) => {
+                return Err(TextError::NoChatTemplate(path.clone()).into());
+            }
+            Err(e) => {
+                let path = self.tokenizer.dir().to_path_buf();
+                return Err(TextError::ChatTemplate { path, reason: e.to_string() }.into());
+            }
+        };
+        by_row
+            .par_iter()
+            .map(|row| {
+                row.iter()
+                    .map(|c| match jinja.segments(c) {
+                        Ok(segments) => Ok(Ok(segments)),
+                        // A template may refuse one conversation (roles that don't alternate).
+                        Err(e @ TextError::ChatTemplate { .. }) => {
+                            Ok(Err(format!("can't be rendered: {e}")))
+                        }
+                        Err(e) => Err(e.into()),
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// Enters a row's sequences; answers whether it is used.
+    fn enter(&self, at: &Provenance, sequences: Vec<Encoded>, part: &mut Part) -> bool {
+        let cut: usize = sequences.iter().map(|s| s.truncated_tokens).sum();
+        let usable: Vec<TokenizedExample> =
+            sequences.into_iter().map(|s| s.example).filter(|e| e.loss_weight() > 0.0).collect();
+        if usable.is_empty() {
+            let reason = if cut > 0 {
+                "no trained token within model_max_length"
+            } else {
+                "no trained token"
+            };
+            part.ledger.skipped(at, reason);
+            return false;
+        }
+        part.ledger.used(at, usable.len() as u64);
+        if cut > 0 {
+            part.ledger.truncated(at, cut as u64);
+        }
+        part.examples.extend(usable);
+        true
+    }
+}
+
+/// A text that the tokenizer can't encode is a fault of its row; anything else ends the run.
+fn row_fault(
+    result: std::result::Result<Encoded, TextError>,
+) -> Result<std::result::Result<Encoded, String>> {
+    match result {
+        Ok(encoded) => Ok(Ok(encoded)),
+        Err(TextError::Encode(reason)) => Ok(Err(format!("can't be tokenized: {reason}"))),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn projection(reads: &Reads) -> Projection {
+    let kind = |kind: Kind| match kind {
+        Kind::Utf8 => ColumnKind::Utf8,
+        Kind::Int64 => ColumnKind::Int64,
+        Kind::Float64 => ColumnKind::Float64,
+        Kind::Boolean => ColumnKind::Boolean,
+        Kind::Binary => ColumnKind::Binary,
+        Kind::Json => ColumnKind::Json,
+    };
+    if reads.whole_rows {
+        return Projection::All;
+    }
+    let needs = reads
+        .columns
+        .iter()
+        .map(|n| ColumnNeed { name: n.name.clone(), kind: kind(n.kind), optional: n.optional })
+        .collect();
+    Projection::columns(needs)
+}
+
+/// Loads training and validation data as the configuration says.
+///
+/// # Errors
+/// As [`Pipeline::read`].
+pub fn load(config: &SftConfig, pipeline: &Pipeline) -> Result<Dataset> {
+    let evaluates = config.training.eval_strategy != SaveStrategy::No;
+    let percentage = config.validation_split_percentage;
+    if evaluates && !config.validation_file_dir.is_empty() {
+        let train = pipeline.read(&config.train_file_dir, config.max_train_samples)?;
+        let eval = pipeline.read(&config.validation_file_dir, config.max_eval_samples)?;
+        let validation = eval.ledger.lines().join("; ");
+        return Ok(Dataset { train, eval: Some(eval), validation });
+    }
+    if !evaluates || percentage == 0.0 {
+        let train = pipeline.read(&config.train_file_dir, config.max_train_samples)?;
+        return Ok(Dataset { train, eval: None, validation: "none".into() });
+    }
+    // As many rows as leave the number asked for after the split.
+    let limit = config.max_train_samples.map(|n| {
+        (n..).find(|&rows| held_out(rows, percentage).is_some_and(|h| rows - h >= n)).unwrap_or(n)
+    });
+    let mut train = pipeline.read(&config.train_file_dir, limit)?;
+    let split = Split::new(train.examples.len(), percentage, config.training.seed)?;
+    let mut held = vec![false; train.examples.len()];
+    split.validation.iter().for_each(|&i| held[i as usize] = true);
+    let (mut eval, mut kept) = (Vec::new(), Vec::new());
+    for (example, held) in std::mem::take(&mut train.examples).into_iter().zip(held) {
+        if held { &mut eval } else { &mut kept }.push(example);
+    }
+    train.examples = kept;
+    let drawn = eval.len();
+    eval.truncate(config.max_eval_samples.unwrap_or(usize::MAX));
+    let validation = match (drawn, eval.len()) {
+        (0, _) => "none (too few rows to hold any out)".to_string(),
+        (drawn, used) if used < drawn => {
+            format!("{used} of {drawn} sequences held out of the training rows ({percentage} %)")
+        }
+        (drawn, _) => format!("{drawn} sequences held out of the training rows ({percentage} %)"),
+    };
+    let eval = Part { examples: eval, ledger: Ledger::default(), files: Vec::new() };
+    Ok(Dataset { train, eval: Some(eval).filter(|e| !e.examples.is_empty()), validation })
+}
+
+fn held_out(rows: usize, percentage: f64) -> Option<usize> {
+    Split::new(rows, percentage, 0).ok().map(|s| s.validation.len())
+}

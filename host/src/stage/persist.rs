@@ -1,0 +1,89 @@
+//! How trained parameters become files, and files parameters again.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use serde_json::json;
+
+use super::causal_task::Persist;
+use crate::adapter::merge::copy_if_there;
+use crate::adapter::peft::{self, LoraConfig};
+use crate::error::Result;
+use crate::model::reader::SafetensorsFile;
+use crate::model::save::{Entry, config_for, write_json, write_weights};
+use crate::model::{Decoder, HfConfig, ParamSet};
+use crate::run::RunError;
+use crate::text::TextTokenizer;
+
+/// Saves a LoRA adapter as PEFT does, with the tokenizer.
+pub struct AdapterFiles {
+    /// The adapter's configuration.
+    pub config: LoraConfig,
+    /// The tokenizer beside it.
+    pub tokenizer: std::sync::Arc<TextTokenizer>,
+}
+
+/// Saves a whole model, with the tokenizer.
+pub struct ModelFiles {
+    /// The base's configuration.
+    pub config: HfConfig,
+    /// Where the base came from, for `generation_config.json`; absent for models from scratch.
+    pub base_dir: Option<PathBuf>,
+    /// The tokenizer beside it.
+    pub tokenizer: std::sync::Arc<TextTokenizer>,
+}
+
+impl Persist for AdapterFiles {
+    fn save(&self, _decoder: &Decoder, params: &ParamSet, dir: &Path) -> Result<()> {
+        peft::write(dir, &self.config, params)?;
+        Ok(self.tokenizer.save(dir)?)
+    }
+
+    fn load(&self, params: &mut ParamSet, dir: &Path) -> Result<()> {
+        restore(params, &SafetensorsFile::open(&dir.join("adapter_model.safetensors"))?, dir)
+    }
+}
+
+impl Persist for ModelFiles {
+    fn save(&self, decoder: &Decoder, params: &ParamSet, dir: &Path) -> Result<()> {
+        let entries =
+            params.params.iter().map(|p| Entry::of(p.name.clone(), p.tensor.clone())).collect();
+        // A checkpoint is read back tensor by tensor from one file.
+        write_weights(dir, entries, usize::MAX)?;
+        let value = config_for(&self.config.raw, DType::F32, decoder.spec.vocab_size);
+        write_json(&dir.join("config.json"), &value, 2)?;
+        match &self.base_dir {
+            Some(base) => copy_if_there(base, dir, &["generation_config.json"])?,
+            None => {
+                let generation = json!({
+                    "_from_model_config": true,
+                    "eos_token_id": self.config.eos_token_ids,
+                    "pad_token_id": self.config.pad_token_id,
+                });
+                write_json(&dir.join("generation_config.json"), &generation, 2)?;
+            }
+        }
+        Ok(self.tokenizer.save(dir)?)
+    }
+
+    fn load(&self, params: &mut ParamSet, dir: &Path) -> Result<()> {
+        restore(params, &SafetensorsFile::open(&dir.join("model.safetensors"))?, dir)
+    }
+}
+
+fn restore(params: &mut ParamSet, file: &SafetensorsFile, dir: &Path) -> Result<()> {
+    for param in &mut params.params {
+        let tensor = file.read(&param.name)?;
+        if tensor.dims() != param.tensor.dims() || tensor.dtype() != param.tensor.dtype() {
+            let reason = format!(
+                "`{}` has shape {:?}, expected {:?}",
+                param.name,
+                tensor.dims(),
+                param.tensor.dims()
+            );
+            return Err(RunError::Checkpoint { path: dir.into(), reason }.into());
+        }
+        param.tensor = tensor.to_device(param.tensor.device())?;
+    }
+    Ok(())
+}
