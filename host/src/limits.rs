@@ -59,3 +59,17 @@ pub const PLUGIN_LOG_BYTES_MAX: usize = 16 << 20;
 pub const PLUGIN_LOG_LINE_CHARS_MAX: usize = 1_000;
 /// Largest options text, bytes.
 pub const PLUGIN_OPTIONS_BYTES_MAX: usize = 1 << 20;
+/// Raw bytes of rows that a data reader gathers before it hands a batch over, however few they are.
+pub const DATA_BATCH_BYTES: usize = 16 << 20;
+/// Largest size of one decompressed `.gz` or `.zst` data file, bytes.
+pub const DATA_DECOMPRESSED_BYTES_MAX: u64 = 1 << 40;
+/// Decompressed bytes per compressed byte of a data file; real text stays below 30.
+pub const DATA_RATIO_MAX: u64 = 200;
+/// Decompressed bytes that are always allowed, whatever the ratio: a short file of blanks is no bomb.
+pub const DATA_RATIO_FREE_BYTES: u64 = 16 << 20;
+/// Most columns of a data file.
+pub const DATA_COLUMNS_MAX: usize = 4096;
+/// Largest Parquet row group or Arrow message, uncompressed bytes of the columns that are read.
+pub const DATA_BLOCK_BYTES_MAX: u64 = 1 << 30;
+/// Deepest folder below one that is searched for data files.
+pub const DATA_FOLDER_DEPTH_MAX: usize = 32;

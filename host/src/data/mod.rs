@@ -1,16 +1,21 @@
 //! Sources (jsonl, json, csv, parquet, arrow, txt; file, folder, glob) → record batches with
 //! provenance; the canonical example schemas; the ledger in which every row is accounted for.
 //!
-//! Knows nothing of tokens, tensors or plugins.
+//! Knows nothing of tokenizers, tensors or plugins.
 
+pub mod column;
+pub mod error;
 pub mod example;
+pub mod fingerprint;
+pub mod ledger;
+pub mod source;
+pub mod split;
+pub mod tokens;
 
+pub use column::{ColumnKind, ColumnNeed, JSON_METADATA_KEY, Projection, ROW_COLUMN};
+pub use error::{DataError, Reject, RejectKind};
 pub use example::{Conversation, Example, Message, Provenance};
-
-/// A source file or a row of it that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// Placeholder until the sources exist.
-    #[error("{0}")]
-    Other(String),
-}
+pub use fingerprint::{Fingerprint, fingerprint};
+pub use ledger::{Ledger, Totals};
+pub use source::{Discovered, Ignored, ReadOptions, SourceBatch, SourceFile, SourceReader};
+pub use split::Split;
