@@ -39,6 +39,9 @@ pub trait Task {
     /// Sum of the loss weights of one micro-batch.
     fn loss_weight(&self, batch: &[u32]) -> f64;
 
+    /// Floating-point operations of one token's forward and backward, estimated.
+    fn flos_per_token(&self) -> f64;
+
     /// Forward and backward of one micro-batch; gradients are added to [`Task::grads`].
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
 

@@ -246,6 +246,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         resume.state.global_step = resume.global_step;
         resume.state.epoch = resume.epoch as f64 + next_batch as f64 / per_epoch as f64;
         resume.state.num_input_tokens_seen += sums.num_tokens;
+        resume.state.total_flos += sums.num_tokens as f64 * self.task.flos_per_token();
         self.tokens_this_process += sums.num_tokens;
         self.steps_this_process += 1;
         self.examples_this_process += batches.iter().map(|b| b.len() as u64).sum::<u64>();

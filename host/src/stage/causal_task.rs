@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::model::decoder::{CausalScores, Decoder, dropout_key};
-use crate::model::{GradSet, ParamSet, TokenBatch};
+use crate::model::memory::num_parameters;
+use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
 use crate::objective::{StepSums, causal};
 use crate::run::{EvalSums, MicroStep, Task};
 use crate::text::TokenizedExample;
@@ -77,6 +78,16 @@ impl Task for CausalTask {
     fn loss_weight(&self, batch: &[u32]) -> f64 {
         let weights = batch.iter().map(|&i| self.train[i as usize].loss_weight());
         weights.sum()
+    }
+
+    fn flos_per_token(&self) -> f64 {
+        // A product costs two operations per weight in the forward and two for the input's
+        // gradient; the weight's own gradient, where it is trained, two more.
+        let weights = num_parameters(&self.decoder.spec) as f64;
+        match self.decoder.trained {
+            Trained::Full(_) => 6.0 * weights,
+            _ => 4.0 * weights,
+        }
     }
 
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {

@@ -191,6 +191,12 @@ impl TextTokenizer {
     /// # Errors
     /// A file operation.
     pub fn save(&self, dir: &Path) -> Result<(), TextError> {
+        // Copying a file onto itself would empty it.
+        if let (Ok(own), Ok(target)) = (self.dir.canonicalize(), dir.canonicalize())
+            && own == target
+        {
+            return Ok(());
+        }
         const FILES: [&str; 6] = [
             "tokenizer.json",
             "tokenizer_config.json",
