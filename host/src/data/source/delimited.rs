@@ -21,6 +21,8 @@ pub(super) struct DelimitedReader {
     /// For every wanted column its place in the header.
     places: Vec<Option<usize>>,
     record: ByteRecord,
+    /// Lines read so far.
+    lines: u64,
     gather: Gather,
     any_row: bool,
     done: bool,
@@ -30,6 +32,9 @@ pub(super) struct DelimitedReader {
 struct Budget {
     stream: ByteStream,
     left: usize,
+    /// Bytes read so far, and the last of them.
+    total: u64,
+    last: u8,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,8 @@ impl Read for Budget {
         }
         let n = self.stream.read(buf)?;
         self.left = self.left.saturating_sub(n);
+        self.total += n as u64;
+        self.last = buf[..n].last().copied().unwrap_or(self.last);
         Ok(n)
     }
 }
@@ -61,14 +68,18 @@ impl DelimitedReader {
             .delimiter(separator)
             .has_headers(false)
             .flexible(true)
+            // The `\r` of an ending is cut off below: so that lines can be counted, records end
+            // at one byte only.
+            .terminator(csv::Terminator::Any(b'\n'))
             .buffer_capacity(32 << 10)
-            .from_reader(Budget { stream, left: RECORD_BYTES_MAX });
+            .from_reader(Budget { stream, left: RECORD_BYTES_MAX, total: 0, last: 0 });
         let mut this = Self {
             file: file.clone(),
             reader,
             header: Vec::new(),
             places: Vec::new(),
             record: ByteRecord::new(),
+            lines: 0,
             gather: Gather::new(file.name.clone(), options.projection.clone(), options.batch_rows),
             any_row: false,
             done: false,
@@ -79,7 +90,7 @@ impl DelimitedReader {
 
     fn read_header(&mut self) -> Result<(), DataError> {
         let name = shown(&self.file.name);
-        if !self.read_record()? {
+        if self.read_record()?.is_none() {
             return Err(DataError::NoRows { file: name, detail: "" });
         }
         let wrong = |problem: String| DataError::Header { file: name.clone(), problem };
@@ -113,28 +124,39 @@ impl DelimitedReader {
         Ok(())
     }
 
-    fn read_record(&mut self) -> Result<bool, DataError> {
-        self.reader.get_mut().left = RECORD_BYTES_MAX;
-        let line = self.reader.position().line();
-        self.reader.read_byte_record(&mut self.record).map_err(|e| match e.into_kind() {
-            ErrorKind::Io(e) if e.get_ref().is_some_and(|e| e.is::<Endless>()) => {
-                DataError::Broken {
-                    file: shown(&self.file.name),
-                    row: line,
-                    problem: format!(
-                        "the record is longer than {JSONL_LINE_BYTES_MAX} bytes; a quote seems to be left open"
-                    ),
+    /// Reads the next record that is no blank line and says in which line it begins; `None` at
+    /// the end.
+    fn read_record(&mut self) -> Result<Option<u64>, DataError> {
+        loop {
+            self.reader.get_mut().left = RECORD_BYTES_MAX;
+            let more = self.reader.read_byte_record(&mut self.record);
+            if !more.map_err(|e| failed(&self.file, self.lines + 1, e))? {
+                return Ok(None);
+            }
+            // The reader passes over empty lines before the record, so that only its end is sure.
+            let end = self.reader.position();
+            let stream = self.reader.get_ref();
+            let unfinished = end.byte() == stream.total && stream.last != b'\n';
+            let last_line = end.line() - u64::from(!unfinished);
+            let inner = self.record.as_slice().iter().filter(|&&b| b == b'\n').count() as u64;
+            let line = last_line - inner.min(last_line);
+            for _ in self.lines + 1..line {
+                self.gather.blank();
+            }
+            self.lines = last_line;
+            if let Some(bare) = self.record.as_slice().strip_suffix(b"\r") {
+                if bare.is_empty() && self.record.len() == 1 {
+                    self.gather.blank();
+                    continue;
                 }
+                let kept = self.record.len() - 1;
+                let last = self.record.get(kept).unwrap_or_default();
+                let last = last.strip_suffix(b"\r").unwrap_or(last).to_vec();
+                self.record.truncate(kept);
+                self.record.push_field(&last);
             }
-            ErrorKind::Io(e) => {
-                bytes::failed(&self.file.path, &self.file.name, self.file.compression, e)
-            }
-            other => DataError::Broken {
-                file: shown(&self.file.name),
-                row: line,
-                problem: shown(&format!("{other:?}")),
-            },
-        })
+            return Ok(Some(line));
+        }
     }
 
     fn row(&mut self, line: u64) -> Result<(), Fault> {
@@ -181,7 +203,7 @@ impl DelimitedReader {
 impl FileReader for DelimitedReader {
     fn next_batch(&mut self) -> Result<Option<SourceBatch>, DataError> {
         while !self.done && !self.gather.is_full() {
-            if !self.read_record()? {
+            let Some(line) = self.read_record()? else {
                 self.done = true;
                 if !self.any_row {
                     return Err(DataError::NoRows {
@@ -190,9 +212,8 @@ impl FileReader for DelimitedReader {
                     });
                 }
                 break;
-            }
+            };
             self.any_row = true;
-            let line = self.record.position().map_or(0, csv::Position::line);
             if let Err(fault) = self.row(line) {
                 let start: Vec<u8> = self.record.iter().collect::<Vec<_>>().join(&b' ');
                 self.gather.reject(line, fault, &start);
@@ -200,6 +221,17 @@ impl FileReader for DelimitedReader {
         }
         self.gather.take()
     }
+}
+
+fn failed(file: &SourceFile, line: u64, error: csv::Error) -> DataError {
+    let problem = match error.into_kind() {
+        ErrorKind::Io(e) if e.get_ref().is_some_and(|e| e.is::<Endless>()) => format!(
+            "the record is longer than {JSONL_LINE_BYTES_MAX} bytes; a quote seems to be left open"
+        ),
+        ErrorKind::Io(e) => return bytes::failed(&file.path, &file.name, file.compression, e),
+        other => shown(&format!("{other:?}")),
+    };
+    DataError::Broken { file: shown(&file.name), row: line, problem }
 }
 
 /// A JSON object of plain texts.

@@ -25,6 +25,8 @@ use crate::limits::{DATA_BLOCK_BYTES_MAX, DATA_RATIO_FREE_BYTES, DATA_RATIO_MAX}
 const FORMAT: &str = "Arrow";
 /// Largest description of one message, bytes; a schema of 4,096 columns takes under 1 MiB.
 const METADATA_BYTES_MAX: u64 = 16 << 20;
+/// Where the first message of a file begins at the latest.
+const PADDING_BYTES_MAX: u64 = 4096;
 const MAGIC: &[u8] = b"ARROW1";
 
 /// Reads an Arrow file or stream.
@@ -175,8 +177,19 @@ fn bounded(file: &SourceFile) -> io::Result<Option<io::Take<BufReader<File>>>> {
     else {
         return Ok(None);
     };
-    handle.seek(SeekFrom::Start(8))?;
-    Ok(Some(BufReader::new(handle).take(end - 8)))
+    // Writers that align to more than 8 bytes pad the mark with zeros.
+    let mut start = 8;
+    let mut word = [0; 8];
+    handle.seek(SeekFrom::Start(start))?;
+    while start + 8 <= end.min(PADDING_BYTES_MAX) {
+        handle.read_exact(&mut word)?;
+        if word != [0; 8] {
+            break;
+        }
+        start += 8;
+    }
+    handle.seek(SeekFrom::Start(start))?;
+    Ok(Some(BufReader::new(handle).take(end - start)))
 }
 
 /// Reads the next message; `None` at the end of the stream.
