@@ -429,3 +429,68 @@ fn preview_shows_what_is_trained() {
     short.extend(["--model_max_length", "8"]);
     trainer_fails(short, 2, &["no trained token", "model_max_length"]);
 }
+
+#[test]
+fn twenty_updates_follow_transformers_and_peft() {
+    let Some(model) = model() else { return };
+    let golden = root().join("tests/golden/sft_curve");
+    let tmp = tempfile::tempdir().unwrap();
+    let out = tmp.path().join("out");
+    trainer_ok([
+        "sft",
+        "--model_name_or_path",
+        &arg(&model),
+        "--train_file_dir",
+        &arg(golden.join("rows.jsonl")),
+        "--peft_path",
+        &arg(golden.join("initial")),
+        "--output_dir",
+        &arg(&out),
+        "--shuffle",
+        "False",
+        "--max_steps",
+        "20",
+        "--per_device_train_batch_size",
+        "2",
+        "--gradient_accumulation_steps",
+        "2",
+        "--learning_rate",
+        "1e-3",
+        "--warmup_steps",
+        "2",
+        "--weight_decay",
+        "0.01",
+        "--lora_dropout",
+        "0",
+        "--logging_steps",
+        "1",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+    ]);
+    let expected = json(golden.join("expected.json"));
+    let state = json(out.join("trainer_state.json"));
+    let rows: Vec<&serde_json::Value> =
+        state["log_history"].as_array().unwrap().iter().filter(|r| r["loss"].is_f64()).collect();
+    assert_eq!(rows.len(), 20);
+    for (i, row) in rows.iter().enumerate() {
+        for (key, tolerance) in [("loss", 1e-4), ("grad_norm", 1e-3)] {
+            let (got, want) = (row[key].as_f64().unwrap(), expected[key][i].as_f64().unwrap());
+            assert!((got - want).abs() / want < tolerance, "update {i}: {key} {got} {want}");
+        }
+        let (got, want) = (
+            row["learning_rate"].as_f64().unwrap(),
+            expected["learning_rate"][i].as_f64().unwrap(),
+        );
+        assert!((got - want).abs() < 1e-12, "update {i}: learning_rate {got} {want}");
+    }
+    use trainer::model::reader::read_all;
+    let ours = read_all(&out.join("adapter_model.safetensors")).unwrap();
+    let theirs = read_all(&golden.join("final/adapter_model.safetensors")).unwrap();
+    assert!(ours.keys().eq(theirs.keys()));
+    for (name, want) in &theirs {
+        let difference = (want - &ours[name]).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 1e-4, "{name}");
+    }
+}
