@@ -3,6 +3,7 @@
 mod chat;
 mod flags;
 mod generate;
+mod import;
 mod merge;
 mod plugin;
 mod preview;
@@ -33,6 +34,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
     Command { name: "generate", about: "answer prompts", run: generate::run },
     Command { name: "chat", about: "talk with a model", run: chat::run },
+    Command { name: "import", about: "turn a GGUF file into a model folder", run: import::run },
     Command { name: "plugin", about: "inspect a plugin", run: plugin::run },
     Command {
         name: "quickstart",

@@ -273,7 +273,7 @@ impl Fields<'_> {
         let head_dim = match self.optional_size("head_dim") {
             Some(n) => n,
             None => {
-                if hidden_size % num_heads != 0 {
+                if !hidden_size.is_multiple_of(num_heads) {
                     self.fault(format!(
                         "`hidden_size` {hidden_size} is not a multiple of `num_attention_heads` {num_heads}"
                     ));
@@ -329,13 +329,13 @@ impl Fields<'_> {
     }
 
     fn check(&mut self, spec: &DecoderSpec) {
-        if spec.num_heads % spec.num_kv_heads != 0 {
+        if !spec.num_heads.is_multiple_of(spec.num_kv_heads) {
             self.fault(format!(
                 "`num_attention_heads` {} is not a multiple of `num_key_value_heads` {}",
                 spec.num_heads, spec.num_kv_heads
             ));
         }
-        if spec.head_dim % 2 != 0 {
+        if !spec.head_dim.is_multiple_of(2) {
             self.fault(format!("`head_dim` {} is odd; rotary positions need pairs", spec.head_dim));
         }
         let large = [spec.num_layers, spec.vocab_size, spec.hidden_size, spec.intermediate_size];

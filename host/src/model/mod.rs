@@ -10,6 +10,7 @@ pub mod decoder;
 pub mod families;
 pub mod full;
 pub mod generate;
+pub mod gguf;
 pub mod hf_config;
 pub mod lora;
 pub mod memory;

@@ -99,7 +99,7 @@ pub fn write_safetensors(
                     return Err(std::io::ErrorKind::InvalidData.into());
                 }
             };
-            out.write_all(&(&tensor).data())?;
+            out.write_all(&tensor.data())?;
         }
         Ok(())
     });
@@ -124,7 +124,7 @@ fn header(infos: Vec<(String, TensorInfo)>, extra: &[(&str, String)]) -> Result<
     map.insert("__metadata__".into(), json!(metadata));
     map.extend(tensors);
     let mut text = Value::Object(map).to_string();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     Ok(text)

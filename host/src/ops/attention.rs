@@ -33,7 +33,7 @@ impl Config {
     fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor, queries: usize, keys: usize) -> Result<()> {
         let kv = self.num_kv_heads * self.head_dim;
         let fits = self.num_kv_heads > 0
-            && self.num_heads % self.num_kv_heads == 0
+            && self.num_heads.is_multiple_of(self.num_kv_heads)
             && self.window != Some(0)
             && q.dims() == [queries, self.num_heads * self.head_dim]
             && k.dims() == [keys, kv]

@@ -32,7 +32,7 @@ fn run(args: impl Iterator<Item = String>) -> Result<(), String> {
             files.push(arg.into());
         }
     }
-    if files.is_empty() || files.len() % 2 != 0 {
+    if files.is_empty() || !files.len().is_multiple_of(2) {
         return Err(USAGE.into());
     }
     let adapter = adapter.map(|path| read(Path::new(&path))).transpose()?;
