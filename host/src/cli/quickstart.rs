@@ -38,7 +38,7 @@ const TABLE: &[Setting] = &[
         name: "sft_epochs",
         aliases: &[],
         kind: Kind::Float(f64::MIN_POSITIVE, 1e4),
-        default: "20",
+        default: "14",
         group: "Quick start",
         help: "passes over the conversations",
     },
@@ -54,9 +54,9 @@ const TABLE: &[Setting] = &[
 
 const QUESTIONS: [&str; 4] = [
     "What is the capital of Norway?",
-    "What does the kidney do?",
-    "Tell me about Saturn.",
-    "Who are you?",
+    "What is the capital of Kenya?",
+    "What does the heart do?",
+    "Tell me about Jupiter.",
 ];
 
 /// Runs the command.
@@ -156,12 +156,12 @@ fn sft_config(folders: &Folders, epochs: f64, seed: u64) -> Result<(SftConfig, V
         ("validation_split_percentage", "5".into()),
         ("output_dir", folders.adapter.display().to_string()),
         ("num_train_epochs", epochs.to_string()),
-        ("learning_rate", "3e-3".into()),
+        ("learning_rate", "2.5e-3".into()),
         ("lora_rank", "16".into()),
         ("lora_dropout", "0".into()),
         ("model_max_length", "256".into()),
         ("packing", "True".into()),
-        ("per_device_train_batch_size", "4".into()),
+        ("per_device_train_batch_size", "2".into()),
         ("warmup_ratio", "0.05".into()),
         ("weight_decay", "0.01".into()),
         ("eval_strategy", "epoch".into()),

@@ -68,7 +68,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         let batches = task.plan_epoch(0).len();
         if batches == 0 {
             return Err(RunError::NothingToTrain(
-                "no row gave a sequence with a trained token; see the reasons above".into(),
+                "the plan of the first epoch is empty; check the data".into(),
             )
             .into());
         }

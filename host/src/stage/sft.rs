@@ -101,6 +101,13 @@ pub fn prepare<'a>(config: &'a SftConfig, command: Vec<String>) -> Result<Prepar
     let tokenizer = Arc::new(load_tokenizer(config, &model_config)?);
     let pipeline = Pipeline::load(config, &tokenizer)?;
     let Dataset { train, eval, validation } = dataset::load(config, &pipeline)?;
+    if train.examples.is_empty() {
+        let reasons = train.ledger.lines().join("; ");
+        return Err(RunError::NothingToTrain(format!(
+            "no row gave a sequence with a trained token ({reasons}); look at them with `trainer preview`"
+        ))
+        .into());
+    }
     let mut notices = model_config.notices.clone();
     notices.extend(tokenizer.notices.iter().cloned());
     if config.model_max_length > model_config.spec.max_position_embeddings {
