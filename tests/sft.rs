@@ -494,3 +494,92 @@ fn twenty_updates_follow_transformers_and_peft() {
         assert!(difference.to_scalar::<f32>().unwrap() < 1e-4, "{name}");
     }
 }
+
+#[test]
+fn a_full_disk_ends_the_run_with_nothing_half_written() {
+    let Some(model) = model() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let data = token_rows(&tmp.path().join("data"), 8);
+    let disk = tmp.path().join("disk");
+    std::fs::create_dir_all(&disk).unwrap();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=400k", "tmpfs", &arg(&disk)])
+        .output();
+    if !mount.is_ok_and(|m| m.status.success()) {
+        eprintln!("skipped: a small file system can't be mounted here");
+        return;
+    }
+    let out = disk.join("out");
+    let args = ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "1"];
+    let output = trainer(short(&model, &data, &out, &args));
+    let left: Vec<String> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    std::process::Command::new("umount").arg(&disk).status().unwrap();
+    let stderr = support::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
+    assert!(stderr.contains("free some space"), "{stderr}");
+    assert!(!left.iter().any(|name| name.contains("tmp")), "{left:?}");
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_and_training_stops_early() {
+    let Some(model) = model() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let data = token_rows(&tmp.path().join("data"), 12);
+    let held_out = tmp.path().join("held-out");
+    // Held-out rows have nothing in common with the training rows: evaluation gets worse.
+    std::fs::create_dir_all(&held_out).unwrap();
+    let row = |r: usize| {
+        let ids: Vec<usize> = (0..20).map(|i| 3 + (r * 97 + i * 61) % 500).collect();
+        format!("{{\"input_ids\": {ids:?}, \"labels\": {ids:?}}}\n")
+    };
+    std::fs::write(held_out.join("rows.jsonl"), (0..4).map(row).collect::<String>()).unwrap();
+    let out = tmp.path().join("out");
+    trainer_ok(short(
+        &model,
+        &data,
+        &out,
+        &[
+            "--validation_file_dir",
+            &arg(&held_out),
+            "--eval_strategy",
+            "steps",
+            "--eval_steps",
+            "2",
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--save_total_limit",
+            "2",
+            "--load_best_model_at_end",
+            "True",
+            "--early_stopping_patience",
+            "3",
+            "--max_steps",
+            "60",
+            "--learning_rate",
+            "3e-2",
+        ],
+    ));
+    let state = json(out.join("trainer_state.json"));
+    let evals: Vec<(u64, f64)> = state["log_history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|r| Some((r["step"].as_u64()?, r["eval_loss"].as_f64()?)))
+        .collect();
+    let best = evals.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert_eq!(state["best_global_step"].as_u64(), Some(best.0));
+    assert_eq!(state["global_step"].as_u64(), Some(best.0 + 6), "{evals:?}");
+    let kept = out.join(format!("checkpoint-{}", best.0));
+    assert_eq!(adapter_bytes(&out), adapter_bytes(&kept));
+    let results = json(out.join("eval_results.json"));
+    assert!((results["eval_loss"].as_f64().unwrap() - best.1).abs() < 1e-9);
+    assert_eq!(
+        state["stateful_callbacks"]["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"],
+        3
+    );
+}

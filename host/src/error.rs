@@ -46,14 +46,27 @@ impl Error {
     /// The process's exit code: 1 internal, 2 usage, 3 data and model files, 4 plugin,
     /// 5 diverged, 6 storage, 130 interrupted before any checkpoint could be written.
     pub fn exit_code(&self) -> u8 {
+        if let Some(fs) = self.file_operation() {
+            return if fs.is_write() { 6 } else { 3 };
+        }
         match self {
             Error::Tensor(_) => 1,
             Error::Config(_) => 2,
-            Error::Data(_) | Error::Text(_) | Error::Model(_) => 3,
+            Error::Data(_) | Error::Text(_) | Error::Model(_) | Error::Fs(_) => 3,
             Error::Plugin(_) => 4,
             Error::Run(e) => e.exit_code(),
-            Error::Fs(_) => 6,
             Error::Interrupted(_) => 130,
+        }
+    }
+
+    /// The file operation at the bottom, if that is what failed.
+    fn file_operation(&self) -> Option<&FsError> {
+        match self {
+            Error::Fs(e)
+            | Error::Model(ModelError::Fs(e))
+            | Error::Text(TextError::Fs(e))
+            | Error::Data(DataError::Fs(e)) => Some(e),
+            _ => None,
         }
     }
 }

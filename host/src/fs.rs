@@ -43,6 +43,13 @@ pub enum FsError {
     },
 }
 
+impl FsError {
+    /// Whether something could not be written: a fault of the storage, not of an input.
+    pub fn is_write(&self) -> bool {
+        matches!(self, FsError::Io { action, .. } if *action != "read")
+    }
+}
+
 fn remedy(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::NotFound => "; check the path",
