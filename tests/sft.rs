@@ -228,6 +228,19 @@ fn a_checkpoint_is_refused_when_damaged_or_of_another_run() {
     let out = tmp.path().join("out");
     let saving = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1"];
     trainer_ok(short(&model, &data, &out, &saving));
+    // Resumed in the same folder, the log has each row once.
+    let first = arg(out.join("checkpoint-1"));
+    let mut again = short(&model, &data, &out, &saving);
+    again.extend(["--resume_from_checkpoint".into(), first]);
+    trainer_ok(again);
+    let log = std::fs::read_to_string(out.join("trainer_log.jsonl")).unwrap();
+    let steps: Vec<u64> = log
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
+        .filter(|row| row.get("loss").is_some())
+        .map(|row| row["current_steps"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [1, 2]);
     let resume = ["--max_steps", "2", "--resume_from_checkpoint", "True"];
     let mut other = short(&model, &data, &out, &resume);
     other.extend(["--seed".into(), "7".into()]);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +15,7 @@ use crate::run::progress::Progress;
 /// See the module.
 pub struct Console {
     bar: Option<ProgressBar>,
+    path: PathBuf,
     log: Option<File>,
     started: Instant,
     first: u64,
@@ -22,19 +23,27 @@ pub struct Console {
 }
 
 impl Console {
-    /// Progress of a run into `output_dir`, whose `trainer_log.jsonl` is continued; rows of
-    /// updates that a resumed run will make again are dropped from it.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn new(output_dir: &Path) -> crate::error::Result<Self> {
+    /// Progress of a run into `output_dir`, which is also logged to its `trainer_log.jsonl`.
+    pub fn new(output_dir: &Path) -> Self {
         let path = output_dir.join("trainer_log.jsonl");
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(io_error("create", &path))?;
-        Ok(Self { bar: None, log: Some(log), started: Instant::now(), first: 0, total: 0 })
+        Self { bar: None, path, log: None, started: Instant::now(), first: 0, total: 0 }
+    }
+
+    /// Opens the log for a run that goes on after `done` updates: rows of updates that will be
+    /// made again are dropped.
+    fn open_log(&mut self, done: u64) -> Result<File, crate::fs::FsError> {
+        let old = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let kept: String = old
+            .lines()
+            .filter(|line| {
+                let row: Value = serde_json::from_str(line).unwrap_or_default();
+                row["current_steps"].as_u64().is_some_and(|step| step <= done && done > 0)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        crate::fs::write_atomic(&self.path, kept.as_bytes())?;
+        let mut options = std::fs::OpenOptions::new();
+        options.append(true).open(&self.path).map_err(io_error("create", &self.path))
     }
 
     fn print(&self, text: &str) {
@@ -59,6 +68,10 @@ fn short(value: f64) -> String {
 impl Progress for Console {
     fn start(&mut self, done: u64, total: u64) {
         (self.first, self.total, self.started) = (done, total, Instant::now());
+        match self.open_log(done) {
+            Ok(file) => self.log = Some(file),
+            Err(e) => screen::line(&format!("no trainer_log.jsonl: {e}")),
+        }
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(total).with_position(done);
             let style = "{bar:30} {pos}/{len} {msg} [{elapsed_precise}, {eta_precise} left]";

@@ -86,7 +86,7 @@ pub fn run(args: &[String]) -> Result<()> {
 
     screen::line("1/4 pre-training a LLaMA from scratch on data/pretrain (own BPE tokenizer)");
     std::fs::create_dir_all(&folders.base).map_err(crate::fs::io_error("create", &folders.base))?;
-    let mut console = Console::new(&folders.base)?;
+    let mut console = Console::new(&folders.base);
     let interrupted = &signals::interrupted;
     let (outcome, parameters) =
         quickstart::pretrain(&folders, pretrain_epochs, seed, &mut console, interrupted)?;

@@ -29,7 +29,7 @@ pub fn run(args: &[String]) -> Result<()> {
 pub fn train(config: &SftConfig, command: Vec<String>) -> Result<()> {
     let prepared = sft::prepare(config, command.clone())?;
     let mut shown = prepared.summary.clone();
-    let mut console = Console::new(&config.training.output_dir)?;
+    let mut console = Console::new(&config.training.output_dir);
     let report = prepared.train(&mut console, &signals::interrupted, |summary| {
         screen::summary(summary);
         shown = summary.clone();
