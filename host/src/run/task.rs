@@ -42,7 +42,7 @@ pub trait Task {
     /// Floating-point operations of one token's forward and backward, estimated.
     fn flos_per_token(&self) -> f64;
 
-    /// Forward and backward of one micro-batch; gradients are added to [`Task::grads`].
+    /// Forward and backward of one micro-batch; gradients are added to those of [`Task::params_and_grads`].
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
 
     /// The parameters being trained.

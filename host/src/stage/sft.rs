@@ -13,7 +13,7 @@ use super::dataset::{self, Dataset, Pipeline};
 use super::persist::{AdapterFiles, ModelFiles};
 use crate::adapter::peft::{LoraConfig, TargetModules};
 use crate::adapter::{self, peft};
-use crate::config::{ConfigError, SaveStrategy, SftConfig};
+use crate::config::{ConfigError, SftConfig};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::memory::{Workload, estimate, num_parameters};
@@ -426,9 +426,4 @@ fn model_card(config: &SftConfig, manifest: &Manifest, metrics: &BTreeMap<String
         manifest_sha256: manifest.sha256(),
         command: manifest.command.join(" "),
     }
-}
-
-/// Whether the run evaluates at all.
-pub fn evaluates(config: &SftConfig) -> bool {
-    config.training.eval_strategy != SaveStrategy::No
 }
