@@ -8,4 +8,4 @@ if [ ! -x .venv/bin/python ]; then
   .venv/bin/pip install -q filelock typing-extensions sympy networkx jinja2 fsspec numpy \
     transformers==5.23.* peft==0.21.* accelerate safetensors
 fi
-for script in lora_step full_step sft_curve; do .venv/bin/python "$script.py"; done
+for script in lora_step full_step sft_curve foreign_folders; do .venv/bin/python "$script.py"; done

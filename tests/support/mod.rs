@@ -83,3 +83,9 @@ pub fn losses(output_dir: &Path) -> Vec<(u64, f64)> {
 pub fn arg(path: impl AsRef<Path>) -> String {
     path.as_ref().display().to_string()
 }
+
+/// Step of the newest finished checkpoint of a run.
+pub fn newest_checkpoint(output_dir: &Path) -> Option<u64> {
+    let names = std::fs::read_dir(output_dir).into_iter().flatten().flatten();
+    names.filter_map(|e| e.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()).max()
+}

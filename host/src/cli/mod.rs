@@ -8,10 +8,12 @@ mod merge;
 mod plugin;
 mod preview;
 mod progress;
+mod pt;
 mod quickstart;
 mod screen;
 mod sft;
 mod signals;
+mod tokenizer;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,12 @@ const COMMANDS: &[Command] = &[
         about: "fine-tune a model on conversations (also without the name)",
         run: sft::run,
     },
+    Command {
+        name: "pt",
+        about: "train on plain text: a base, or a model from scratch",
+        run: pt::run,
+    },
+    Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
     Command { name: "generate", about: "answer prompts", run: generate::run },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::flags::{self, Parsed};
 use super::screen;
 use crate::config::table::{Kind, SFT, Setting};
-use crate::config::{ConfigError, SftConfig};
+use crate::config::{ConfigError, RunConfig, Stage};
 use crate::error::Result;
 use crate::model::HfConfig;
 use crate::stage::dataset::Pipeline;
@@ -55,7 +55,7 @@ pub fn run(args: &[String]) -> Result<()> {
     };
     let rows = values.size("num_rows");
     let (show_ids, as_json) = (values.bool("show_ids"), values.bool("json"));
-    let config = SftConfig::resolve(values, false)?;
+    let config = RunConfig::resolve(Stage::Sft, values, false)?;
     let model = HfConfig::read(&config.model_name_or_path)?;
     let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];

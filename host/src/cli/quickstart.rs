@@ -9,7 +9,7 @@ use super::{screen, signals};
 use crate::adapter::merge;
 use crate::config::table::{Kind, SFT, Setting};
 use crate::config::values::{Given, Values};
-use crate::config::{ConfigError, SftConfig};
+use crate::config::{ConfigError, RunConfig, Stage};
 use crate::data::{Conversation, Message};
 use crate::error::{Error, Result};
 use crate::model::generate::SamplingOptions;
@@ -148,7 +148,7 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 /// The configuration of the fine-tuning, and the command that does the same.
-fn sft_config(folders: &Folders, epochs: f64, seed: u64) -> Result<(SftConfig, Vec<String>)> {
+fn sft_config(folders: &Folders, epochs: f64, seed: u64) -> Result<(RunConfig, Vec<String>)> {
     let entries: Vec<(&str, String)> = vec![
         ("plugin", "sharegpt".into()),
         ("model_name_or_path", folders.base.display().to_string()),
@@ -178,5 +178,5 @@ fn sft_config(folders: &Folders, epochs: f64, seed: u64) -> Result<(SftConfig, V
     };
     let mut values = Values::new(SFT);
     values.take(entries.into_iter().map(given).collect());
-    Ok((SftConfig::resolve(values, true)?, command))
+    Ok((RunConfig::resolve(Stage::Sft, values, true)?, command))
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::run::Outcome;
-use crate::stage::sft::{Report, Summary};
+use crate::stage::causal::{Report, Summary};
 
 /// A line on standard output. A reader that went away (a closed pipe) ends the program quietly.
 pub fn line(text: &str) {
@@ -55,7 +55,7 @@ fn percent(part: usize, whole: usize) -> String {
 /// The first screen of a run.
 pub fn summary(s: &Summary) {
     let row = |name: &str, value: String| line(&format!("  {name:<12} {value}"));
-    line("trainer sft");
+    line(&format!("trainer {}", s.stage));
     row("model", printable(&s.model));
     let parameters = grouped(s.parameters as u64);
     row("parameters", format!("{parameters}, {} weights", s.dtype));

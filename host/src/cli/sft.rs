@@ -3,10 +3,10 @@
 use super::flags::{self, Parsed};
 use super::progress::Console;
 use super::{screen, signals};
-use crate::config::SftConfig;
 use crate::config::table::SFT;
+use crate::config::{RunConfig, Stage};
 use crate::error::Result;
-use crate::stage::sft;
+use crate::stage::causal;
 
 const EXAMPLE: &str =
     "trainer --plugin sharegpt --model_name_or_path MODEL --train_file_dir DATA --output_dir OUT";
@@ -18,7 +18,7 @@ pub fn run(args: &[String]) -> Result<()> {
         Parsed::Help => return Ok(()),
         Parsed::Values(values) => *values,
     };
-    let config = SftConfig::resolve(values, true)?;
+    let config = RunConfig::resolve(Stage::Sft, values, true)?;
     let mut command = vec!["trainer".to_string(), "sft".to_string()];
     command.extend(args.iter().cloned());
     signals::install();
@@ -26,8 +26,8 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 /// Trains by a resolved configuration, with both screens.
-pub fn train(config: &SftConfig, command: Vec<String>) -> Result<()> {
-    let prepared = sft::prepare(config, command.clone())?;
+pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
+    let prepared = causal::prepare(config, command.clone())?;
     let mut shown = prepared.summary.clone();
     let mut console = Console::new(&config.training.output_dir);
     let report = prepared.train(&mut console, &signals::interrupted, |summary| {

@@ -5,12 +5,12 @@
 //! faults of a command are reported at once.
 
 pub mod file;
-pub mod sft;
+pub mod run;
 pub mod table;
 pub mod training;
 pub mod values;
 
-pub use sft::SftConfig;
+pub use run::{Packing, Pretraining, RunConfig, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 
 /// A flag, key or combination that can't be used. All faults of one command are reported together.

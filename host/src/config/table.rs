@@ -49,6 +49,7 @@ const fn row(
 }
 
 const MODEL: &str = "Model";
+const SCRATCH: &str = "Model from scratch";
 const DATA: &str = "Data";
 const LORA: &str = "LoRA";
 const TRAINING: &str = "Training";
@@ -371,6 +372,90 @@ pub const SFT: &[Setting] = &[
     ),
 ];
 
+/// What `trainer pt` has beside, or instead of, the settings of [`SFT`].
+const PT_OWN: &[Setting] = &[
+    row(
+        MODEL,
+        "config_name",
+        Kind::Path,
+        "",
+        &[],
+        "begin from scratch with this config.json (file or folder) and --tokenizer_name_or_path",
+    ),
+    row(SCRATCH, "hidden_size", Kind::Int(1), "", &["n_embd"], "width; from scratch"),
+    row(
+        SCRATCH,
+        "intermediate_size",
+        Kind::Int(1),
+        "",
+        &[],
+        "width of the MLP; 8/3 of hidden_size",
+    ),
+    row(SCRATCH, "num_hidden_layers", Kind::Int(1), "", &["n_layer"], "blocks"),
+    row(SCRATCH, "num_attention_heads", Kind::Int(1), "", &["n_head"], "heads of the queries"),
+    row(
+        SCRATCH,
+        "num_key_value_heads",
+        Kind::Int(1),
+        "",
+        &[],
+        "heads of keys and values; as many as the queries have",
+    ),
+    row(
+        SCRATCH,
+        "max_position_embeddings",
+        Kind::Int(2),
+        "",
+        &[],
+        "positions the model is made for; block_size",
+    ),
+    row(
+        SCRATCH,
+        "tie_word_embeddings",
+        Kind::Bool,
+        "",
+        &[],
+        "use the embedding as the head too; True for sizes given by flags",
+    ),
+    row(
+        DATA,
+        "block_size",
+        Kind::Int(2),
+        "1024",
+        &["model_max_length", "cutoff_len", "max_seq_length", "max_seq_len", "max_length"],
+        "tokens of a sequence; longer documents go on in the next one",
+    ),
+    row(
+        DATA,
+        "packing",
+        Kind::Choice(&["concat", "documents", "none", "True", "False"]),
+        "concat",
+        &[],
+        "documents end to end (concat, True), several in a block that never see each other \
+         (documents), or each by itself (none, False)",
+    ),
+];
+
+/// Rows of [`SFT`] whose default `trainer pt` changes.
+const PT_DEFAULTS: &[(&str, &str)] = &[("learning_rate", "2e-4"), ("weight_decay", "0.01")];
+
+/// Settings of `trainer pt`.
+pub fn pt() -> &'static [Setting] {
+    static TABLE: std::sync::OnceLock<Vec<Setting>> = std::sync::OnceLock::new();
+    TABLE.get_or_init(|| {
+        let replaced =
+            |s: &&Setting| !["model_max_length", "packing", "train_on_inputs"].contains(&s.name);
+        let mut rows: Vec<Setting> = SFT.iter().filter(replaced).copied().collect();
+        for row in &mut rows {
+            if let Some((_, default)) = PT_DEFAULTS.iter().find(|(name, _)| *name == row.name) {
+                row.default = default;
+            }
+        }
+        rows.extend(PT_OWN);
+        rows
+    })
+}
+
 /// Names that users of other trainers may type and that mean nothing here: accepted, no effect.
 pub const ACCEPTED: &[&str] = &[
     "do_train",
@@ -439,15 +524,19 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_everything_has_help() {
-        let mut names: Vec<&str> =
-            SFT.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases)).copied().collect();
-        names.extend(ACCEPTED);
-        names.extend(UNSUPPORTED.iter().map(|(n, _)| n));
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        assert!(SFT.iter().all(|s| !s.help.is_empty() && !s.group.is_empty()));
+        for table in [SFT, pt()] {
+            let names = table.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases));
+            let mut names: Vec<&str> = names.copied().collect();
+            names.extend(ACCEPTED);
+            names.extend(UNSUPPORTED.iter().map(|(n, _)| n));
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count);
+            assert!(table.iter().all(|s| !s.help.is_empty() && !s.group.is_empty()));
+        }
+        let replaced: Vec<&str> = PT_DEFAULTS.iter().map(|(name, _)| *name).collect();
+        assert!(replaced.iter().all(|name| SFT.iter().any(|s| s.name == *name)));
     }
 
     #[test]

@@ -57,11 +57,17 @@ impl Values {
 
     /// Whether the user gave a value.
     pub fn is_given(&self, name: &str) -> bool {
-        self.given.contains_key(name)
+        !self.list_of(name).is_empty()
+    }
+
+    /// What was given under a setting's name or one of its aliases.
+    fn list_of(&self, name: &str) -> &[Given] {
+        let name = find(self.table, name).map_or(name, |s| s.name);
+        self.given.get(name).map_or(&[], Vec::as_slice)
     }
 
     fn value(&self, name: &str) -> Given {
-        if let Some(given) = self.given.get(name).and_then(|g| g.last()) {
+        if let Some(given) = self.list_of(name).last() {
             return given.clone();
         }
         let default = find(self.table, name).map_or("", |s| s.default);
@@ -80,7 +86,7 @@ impl Values {
 
     /// All texts of a list.
     pub fn list(&self, name: &str) -> Vec<String> {
-        self.given.get(name).into_iter().flatten().map(|g| g.text.clone()).collect()
+        self.list_of(name).iter().map(|g| g.text.clone()).collect()
     }
 
     /// True or False; `None` when empty.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::config::sft::OnBadRow;
-use crate::config::{ConfigError, SaveStrategy, SftConfig};
+use crate::config::run::OnBadRow;
+use crate::config::{ConfigError, RunConfig, SaveStrategy};
 use crate::data::source::{self, ReadOptions, SourceFile};
 use crate::data::{
     ColumnKind, ColumnNeed, Conversation, DataError, Example, Ledger, Projection, Provenance,
@@ -72,7 +72,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// A plugin that can't be loaded, two of one kind, a reward, options for no plugin.
-    pub fn load(config: &SftConfig, tokenizer: &Arc<TextTokenizer>) -> Result<Self> {
+    pub fn load(config: &RunConfig, tokenizer: &Arc<TextTokenizer>) -> Result<Self> {
         let mut options = config.plugin_options.clone();
         let (mut formatter, mut template) = (None, None);
         for name in &config.plugin {
@@ -109,7 +109,11 @@ impl Pipeline {
             template,
             jinja: ChatTemplate::load(tokenizer),
             tokenizer: tokenizer.clone(),
-            max_length: config.model_max_length,
+            // Pre-training cuts its sequences later, and loses nothing.
+            max_length: match config.pretraining {
+                Some(_) => usize::MAX,
+                None => config.model_max_length,
+            },
             train_on_inputs: config.train_on_inputs,
             on_bad_row: config.on_bad_row,
         })
@@ -370,7 +374,8 @@ fn row_fault(
     }
 }
 
-fn projection(reads: &Reads) -> Projection {
+/// The columns of a source that a plugin reads.
+pub fn projection(reads: &Reads) -> Projection {
     let kind = |kind: Kind| match kind {
         Kind::Utf8 => ColumnKind::Utf8,
         Kind::Int64 => ColumnKind::Int64,
@@ -394,7 +399,7 @@ fn projection(reads: &Reads) -> Projection {
 ///
 /// # Errors
 /// As [`Pipeline::read`].
-pub fn load(config: &SftConfig, pipeline: &Pipeline) -> Result<Dataset> {
+pub fn load(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset> {
     let evaluates = config.training.eval_strategy != SaveStrategy::No;
     let percentage = config.validation_split_percentage;
     if evaluates && !config.validation_file_dir.is_empty() {

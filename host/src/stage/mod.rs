@@ -1,8 +1,10 @@
 //! Stages: compose everything above into runs. Know no command line and print nothing.
 
+pub mod causal;
 pub mod causal_task;
 pub mod chat;
 pub mod dataset;
 pub mod persist;
+pub mod pt;
 pub mod quickstart;
-pub mod sft;
+pub mod tokenizer;

@@ -9,14 +9,13 @@ use candle_core::{DType, Device};
 use super::causal_task::CausalTask;
 use super::dataset::load_plugin;
 use super::persist::ModelFiles;
+use super::tokenizer::texts;
 use crate::config::{LrScheduler, SaveStrategy, TrainingArguments};
-use crate::data::source::{self, ReadOptions};
-use crate::data::{ColumnKind, ColumnNeed, Example, Projection, SourceReader};
+use crate::data::source;
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::spec::{RopeScaling, RopeSpec};
 use crate::model::{Decoder, DecoderSpec, HfConfig, Weights};
-use crate::plugin::Verdict;
 use crate::run::progress::Progress;
 use crate::run::{Outcome, Task, Trainer};
 use crate::text::pack::Plan;
@@ -134,27 +133,6 @@ fn arguments(output_dir: &Path, epochs: f64, seed: u64) -> TrainingArguments {
     }
 }
 
-/// The documents of a folder, by the shipped `text` plugin.
-fn documents(dir: &Path, seed: u64) -> Result<Vec<(crate::data::Provenance, String)>> {
-    let plugin = load_plugin("text", "", seed)?;
-    let mut documents = Vec::new();
-    let inputs = [dir.display().to_string()];
-    let projection = Projection::columns(vec![ColumnNeed::required("text", ColumnKind::Json)]);
-    for batch in SourceReader::new(source::discover(&inputs)?.files, ReadOptions::new(projection)) {
-        let batch = batch?;
-        let outcomes = plugin.format(std::slice::from_ref(&batch.batch))?;
-        for (i, outcome) in outcomes.into_iter().enumerate() {
-            let Verdict::Keep(examples) = outcome.verdict else { continue };
-            for example in examples {
-                if let Example::Text(text) = example {
-                    documents.push((batch.provenance(i), text));
-                }
-            }
-        }
-    }
-    Ok(documents)
-}
-
 /// Trains a tokenizer and a LLaMA of two million values from scratch on `folders.pretrain_data`,
 /// into `folders.base`. Answers how it ended and the number of values.
 ///
@@ -169,7 +147,8 @@ pub fn pretrain(
 ) -> Result<(Outcome, usize)> {
     let dir = &folders.base;
     std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
-    let documents = documents(&folders.pretrain_data, seed)?;
+    let files = source::discover(&[folders.pretrain_data.display().to_string()])?.files;
+    let (documents, _) = texts(files, &load_plugin("text", "", seed)?)?;
     // Conversations share the vocabulary, so that their words are not cut into bytes.
     let texts = documents.iter().map(|(_, text)| text.as_str());
     train_bpe(texts.chain(std::iter::once(CONVERSATIONS)), VOCAB_SIZE, dir)?;

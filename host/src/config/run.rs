@@ -1,4 +1,4 @@
-//! The resolved configuration of supervised fine-tuning.
+//! The resolved configuration of a run that trains on sequences: `sft` and `pt`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,10 +18,66 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// Everything `trainer sft` needs, validated.
+/// What is trained on what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Continued (or first) pre-training: every token of documents.
+    Pt,
+    /// Supervised fine-tuning: the assistant's turns of conversations.
+    Sft,
+}
+
+impl Stage {
+    /// Name of the command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Pt => "pt",
+            Stage::Sft => "sft",
+        }
+    }
+}
+
+/// How documents become the sequences of pre-training. No way loses a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Documents end to end, cut into blocks; a block may hold parts of several documents that
+    /// see each other, as in GPT-2's training.
+    Concat,
+    /// Documents (cut into pieces no longer than a block) fill blocks without seeing each other.
+    Documents,
+    /// Every document by itself, cut into pieces no longer than a block.
+    None,
+}
+
+/// What only pre-training knows.
 #[derive(Clone, Debug, Serialize)]
-pub struct SftConfig {
-    /// Base model folder.
+pub struct Pretraining {
+    /// How documents become sequences.
+    pub packing: Packing,
+    /// `config.json` (or a folder with one) of a model to begin from scratch.
+    pub config_name: Option<PathBuf>,
+    /// Sizes of a model to begin from scratch, by their names in `config.json`; over those of
+    /// `config_name` where both are given.
+    pub sizes: BTreeMap<String, serde_json::Value>,
+}
+
+impl Pretraining {
+    /// Whether the model begins with random weights.
+    pub fn from_scratch(&self) -> bool {
+        self.config_name.is_some() || !self.sizes.is_empty()
+    }
+}
+
+/// Everything `trainer sft` and `trainer pt` need, validated.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunConfig {
+    /// The stage.
+    pub stage: Stage,
+    /// What only pre-training knows; `None` in other stages.
+    pub pretraining: Option<Pretraining>,
+    /// Base model folder; empty when the model begins from scratch.
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
     pub tokenizer_name_or_path: Option<PathBuf>,
@@ -73,13 +129,15 @@ pub struct SftConfig {
     pub training: TrainingArguments,
 }
 
-impl SftConfig {
+impl RunConfig {
     /// Resolves `values`. With `train` false (for `preview`) no output folder is needed.
     ///
     /// # Errors
     /// Every fault at once.
-    pub fn resolve(mut values: Values, train: bool) -> Result<Self, ConfigError> {
+    pub fn resolve(stage: Stage, mut values: Values, train: bool) -> Result<Self, ConfigError> {
         let v = &mut values;
+        let pretraining = (stage == Stage::Pt).then(|| pretraining(v));
+        let from_scratch = pretraining.as_ref().is_some_and(Pretraining::from_scratch);
         let need = |v: &mut Values, name: &str, what: &str| match v.text(name) {
             Some(text) => text,
             None => {
@@ -87,8 +145,24 @@ impl SftConfig {
                 String::new()
             }
         };
-        let model_name_or_path =
-            PathBuf::from(need(v, "model_name_or_path", "give the base model's folder"));
+        let model_name_or_path = PathBuf::from(match from_scratch {
+            false => need(v, "model_name_or_path", "give the base model's folder"),
+            true => {
+                if v.is_given("model_name_or_path") {
+                    v.faults.push(
+                        "`--model_name_or_path` names a base, but `--config_name` and the sizes \
+                         begin a model from scratch; leave one of them out"
+                            .into(),
+                    );
+                }
+                need(
+                    v,
+                    "tokenizer_name_or_path",
+                    "a model from scratch needs a tokenizer; make one with `trainer tokenizer train`",
+                );
+                String::new()
+            }
+        });
         let output_dir = match train {
             true => PathBuf::from(need(v, "output_dir", "say where results go")),
             false => PathBuf::new(),
@@ -99,7 +173,28 @@ impl SftConfig {
                 .push("`--train_file_dir` is missing: give training data (file or folder)".into());
         }
         let training = training(v, output_dir);
+        // Weights that nobody trained yet are trained as a whole.
+        let use_peft = match v.optional_bool("use_peft") {
+            Some(true) if from_scratch => {
+                if v.is_given("use_peft") {
+                    v.faults.push(
+                        "`--use_peft True` adapts a trained base; a model from scratch is trained \
+                         as a whole"
+                            .into(),
+                    );
+                }
+                false
+            }
+            given => given.unwrap_or(true),
+        };
+        // Documents need no other formatter; other files name theirs.
+        let mut plugin = v.list("plugin");
+        if stage == Stage::Pt && plugin.is_empty() {
+            plugin.push("text".into());
+        }
         let config = Self {
+            stage,
+            pretraining,
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             bfloat16: v.choice("torch_dtype") == "bfloat16",
@@ -107,19 +202,19 @@ impl SftConfig {
             train_file_dir,
             validation_file_dir: v.list("validation_file_dir"),
             validation_split_percentage: v.float("validation_split_percentage"),
-            plugin: v.list("plugin"),
+            plugin,
             plugin_options: plugin_options(v),
             model_max_length: v.size("model_max_length"),
             max_train_samples: v.limit("max_train_samples"),
             max_eval_samples: v.limit("max_eval_samples"),
-            train_on_inputs: v.bool("train_on_inputs"),
-            packing: v.bool("packing"),
+            train_on_inputs: stage == Stage::Pt || v.bool("train_on_inputs"),
+            packing: stage == Stage::Sft && v.bool("packing"),
             on_bad_row: if v.choice("on_bad_row") == "skip" {
                 OnBadRow::Skip
             } else {
                 OnBadRow::Fail
             },
-            use_peft: v.bool("use_peft"),
+            use_peft,
             lora_rank: v.size("lora_rank"),
             lora_alpha: v.float("lora_alpha"),
             lora_dropout: v.float("lora_dropout"),
@@ -139,12 +234,13 @@ impl SftConfig {
         let args = &self.training;
         let mut faults = Vec::new();
         if self.bfloat16 && !self.use_peft {
-            faults.push("full fine-tuning (`--use_peft False`) keeps float32 weights; leave `--torch_dtype bfloat16` out");
+            faults.push("weights that are trained as a whole are kept in float32; leave `--torch_dtype bfloat16` out");
         }
         if self.peft_path.is_some() && !self.use_peft {
             faults.push("`--peft_path` trains an adapter further; leave `--use_peft False` out");
         }
-        if !args.output_dir.as_os_str().is_empty() && args.output_dir == self.model_name_or_path {
+        let base = &self.model_name_or_path;
+        if !base.as_os_str().is_empty() && args.output_dir == *base {
             faults.push("`--output_dir` is the base model's folder; choose another");
         }
         let evaluates = args.eval_strategy != SaveStrategy::No
@@ -157,6 +253,34 @@ impl SftConfig {
         }
         v.faults.extend(faults.into_iter().map(str::to_string));
     }
+}
+
+/// Names of the sizes, as flags and in `config.json`.
+const SIZES: [&str; 6] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+];
+
+fn pretraining(v: &mut Values) -> Pretraining {
+    let mut sizes = BTreeMap::new();
+    for name in SIZES {
+        if let Some(size) = v.optional_int(name) {
+            sizes.insert(name.to_string(), size.into());
+        }
+    }
+    if let Some(tied) = v.optional_bool("tie_word_embeddings") {
+        sizes.insert("tie_word_embeddings".into(), tied.into());
+    }
+    let packing = match v.choice("packing").as_str() {
+        "documents" => Packing::Documents,
+        "none" | "False" => Packing::None,
+        _ => Packing::Concat,
+    };
+    Pretraining { packing, config_name: v.text("config_name").map(PathBuf::from), sizes }
 }
 
 fn plugin_options(v: &mut Values) -> BTreeMap<String, String> {
@@ -245,7 +369,7 @@ mod tests {
     use crate::config::table::SFT;
     use crate::config::values::Given;
 
-    fn resolve(entries: &[(&str, &str)]) -> Result<SftConfig, String> {
+    fn resolve(entries: &[(&str, &str)]) -> Result<RunConfig, String> {
         let mut values = Values::new(SFT);
         let base = [("model_name_or_path", "m"), ("output_dir", "o"), ("train_file_dir", "d")];
         let given = |(name, text): &(&str, &str)| {
@@ -253,7 +377,7 @@ mod tests {
         };
         values.take(base.iter().map(given).collect());
         values.take(entries.iter().map(given).collect());
-        SftConfig::resolve(values, true).map_err(|e| e.to_string())
+        RunConfig::resolve(Stage::Sft, values, true).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -300,7 +424,7 @@ mod tests {
     #[test]
     fn impossible_combinations_are_refused() {
         let both = resolve(&[("torch_dtype", "bfloat16"), ("use_peft", "False")]).unwrap_err();
-        assert!(both.contains("keeps float32"));
+        assert!(both.contains("kept in float32"));
         let best = [("load_best_model_at_end", "True"), ("eval_strategy", "no")];
         assert!(resolve(&best).unwrap_err().contains("needs evaluations"));
         assert!(resolve(&[("output_dir", "m")]).unwrap_err().contains("choose another"));

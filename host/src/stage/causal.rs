@@ -1,8 +1,8 @@
-//! Supervised fine-tuning, readable from top to bottom: load, prepare the data, attach what is
-//! trained, run, write the results.
+//! Causal language modelling (`pt` and `sft`), readable from top to bottom: load, prepare the data,
+//! attach what is trained, run, write the results.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::causal_task::{CausalTask, Persist};
 use super::dataset::{self, Dataset, Pipeline};
 use super::persist::{AdapterFiles, ModelFiles};
+use super::pt;
 use crate::adapter::peft::{LoraConfig, TargetModules};
 use crate::adapter::{self, peft};
-use crate::config::{ConfigError, SftConfig};
+use crate::config::{ConfigError, Packing, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::memory::{Workload, estimate, num_parameters};
@@ -30,6 +31,8 @@ use crate::text::pack::{self, Plan};
 /// What a run will do: the first screen.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// Name of the stage's command.
+    pub stage: &'static str,
     /// Base model and its family.
     pub model: String,
     /// Values of the base.
@@ -79,7 +82,7 @@ pub struct Report {
 
 /// A run whose data are ready and whose model is loaded.
 pub struct Prepared<'a> {
-    config: &'a SftConfig,
+    config: &'a RunConfig,
     task: CausalTask,
     identity: BTreeMap<String, Value>,
     manifest: Manifest,
@@ -92,15 +95,30 @@ pub struct Prepared<'a> {
 ///
 /// # Errors
 /// Whatever is wrong with model, tokenizer, plugins or data.
-pub fn prepare<'a>(config: &'a SftConfig, command: Vec<String>) -> Result<Prepared<'a>> {
+pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepared<'a>> {
     let args = &config.training;
     set_threads(config.num_threads);
     let lock = claim(config)?;
     let device = Device::Cpu;
-    let model_config = HfConfig::read(&config.model_name_or_path)?;
-    let tokenizer = Arc::new(load_tokenizer(config, &model_config)?);
+    let scratch = config.pretraining.as_ref().filter(|p| p.from_scratch());
+    let (model_config, tokenizer) = match scratch {
+        Some(scratch) => pt::fresh(config, scratch)?,
+        None => {
+            let model_config = HfConfig::read(&config.model_name_or_path)?;
+            let tokenizer = load_tokenizer(config, &model_config)?;
+            (model_config, tokenizer)
+        }
+    };
+    let tokenizer = Arc::new(tokenizer);
     let pipeline = Pipeline::load(config, &tokenizer)?;
-    let Dataset { train, eval, validation } = dataset::load(config, &pipeline)?;
+    let Dataset { mut train, mut eval, validation } = dataset::load(config, &pipeline)?;
+    if let Some(pretraining) = &config.pretraining {
+        let cut = |examples| pt::blocks(examples, config.model_max_length, pretraining.packing);
+        train.examples = cut(std::mem::take(&mut train.examples));
+        if let Some(eval) = &mut eval {
+            eval.examples = cut(std::mem::take(&mut eval.examples));
+        }
+    }
     if train.examples.is_empty() {
         let reasons = train.ledger.lines().join("; ");
         return Err(RunError::NothingToTrain(format!(
@@ -119,8 +137,12 @@ pub fn prepare<'a>(config: &'a SftConfig, command: Vec<String>) -> Result<Prepar
     let manifest = manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
 
     let dtype = if config.bfloat16 { DType::BF16 } else { DType::F32 };
-    let (weights, unused) =
-        Weights::load(&config.model_name_or_path, &model_config.spec, dtype, &device)?;
+    let (weights, unused) = match scratch {
+        Some(_) => {
+            (Weights::random(&model_config.spec, args.seed, dtype, &device)?, Default::default())
+        }
+        None => Weights::load(&config.model_name_or_path, &model_config.spec, dtype, &device)?,
+    };
     if !unused.is_empty() {
         notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
     }
@@ -133,7 +155,7 @@ pub fn prepare<'a>(config: &'a SftConfig, command: Vec<String>) -> Result<Prepar
     let lengths: Vec<usize> = train.examples.iter().map(|e| e.input_ids.len()).collect();
     let plan = Plan {
         batch_size: args.per_device_train_batch_size,
-        pack_to: config.packing.then_some(config.model_max_length),
+        pack_to: packs(config).then_some(config.model_max_length),
         shuffle: args.shuffle,
         seed: args.seed,
     };
@@ -147,8 +169,13 @@ pub fn prepare<'a>(config: &'a SftConfig, command: Vec<String>) -> Result<Prepar
         gradient_checkpointing: config.gradient_checkpointing,
         head_chunk_bytes: CHUNK_BYTES,
     };
+    let model = match scratch {
+        Some(_) => format!("{} from scratch", spec.model_type),
+        None => format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
+    };
     let summary = Summary {
-        model: format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
+        stage: config.stage.name(),
+        model,
         parameters: num_parameters(&spec),
         dtype: if config.bfloat16 { "bfloat16" } else { "float32" },
         trained: params.num_values(),
@@ -236,7 +263,7 @@ pub fn set_threads(threads: usize) {
 }
 
 /// Makes the output folder and locks it for this process.
-fn claim(config: &SftConfig) -> Result<std::fs::File> {
+fn claim(config: &RunConfig) -> Result<std::fs::File> {
     let dir = &config.training.output_dir;
     std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
     let resuming = config.training.resume_from_checkpoint.is_some();
@@ -265,7 +292,7 @@ fn claim(config: &SftConfig) -> Result<std::fs::File> {
     Ok(file)
 }
 
-fn load_tokenizer(config: &SftConfig, model: &HfConfig) -> Result<TextTokenizer> {
+fn load_tokenizer(config: &RunConfig, model: &HfConfig) -> Result<TextTokenizer> {
     let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
     let tokenizer = TextTokenizer::load(dir, ids)?;
@@ -275,7 +302,7 @@ fn load_tokenizer(config: &SftConfig, model: &HfConfig) -> Result<TextTokenizer>
 
 /// Attaches LoRA (fresh or loaded) or makes every weight trainable.
 fn trainable(
-    config: &SftConfig,
+    config: &RunConfig,
     decoder: &mut Decoder,
     model: &HfConfig,
     tokenizer: &Arc<TextTokenizer>,
@@ -283,7 +310,8 @@ fn trainable(
     let tokenizer = tokenizer.clone();
     if !config.use_peft {
         let params = decoder.train_all();
-        let base_dir = Some(config.model_name_or_path.clone());
+        let base = &config.model_name_or_path;
+        let base_dir = (!base.as_os_str().is_empty()).then(|| base.clone());
         return Ok((params, Box::new(ModelFiles { config: model.clone(), base_dir, tokenizer })));
     }
     let base = config.model_name_or_path.display().to_string();
@@ -309,6 +337,12 @@ fn trainable(
     Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
 }
 
+/// Whether several sequences share a bin of `model_max_length` tokens.
+fn packs(config: &RunConfig) -> bool {
+    let documents = |p: &crate::config::Pretraining| p.packing == Packing::Documents;
+    config.packing || config.pretraining.as_ref().is_some_and(documents)
+}
+
 /// Most tokens that a micro-batch of the first epoch holds.
 fn most_tokens(plan: &Plan, lengths: &[usize]) -> usize {
     let batches = plan.epoch(lengths, 0);
@@ -317,7 +351,7 @@ fn most_tokens(plan: &Plan, lengths: &[usize]) -> usize {
 }
 
 /// What must not change when a run is resumed, beside the loop's own arguments.
-fn identity(config: &SftConfig, manifest: &Manifest) -> BTreeMap<String, Value> {
+fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<String, Value> {
     let hashes = |files: &[crate::run::manifest::HashedFile]| -> Value {
         json!(files.iter().map(|f| f.sha256.as_str()).collect::<Vec<_>>())
     };
@@ -332,6 +366,8 @@ fn identity(config: &SftConfig, manifest: &Manifest) -> BTreeMap<String, Value> 
         ("validation_split_percentage", json!(config.validation_split_percentage)),
         ("train_on_inputs", json!(config.train_on_inputs)),
         ("packing", json!(config.packing)),
+        ("stage", json!(config.stage)),
+        ("pretraining", json!(config.pretraining)),
         ("use_peft", json!(config.use_peft)),
         ("lora_rank", json!(config.lora_rank)),
         ("lora_alpha", json!(config.lora_alpha)),
@@ -343,7 +379,7 @@ fn identity(config: &SftConfig, manifest: &Manifest) -> BTreeMap<String, Value> 
 }
 
 fn manifest(
-    config: &SftConfig,
+    config: &RunConfig,
     command: Vec<String>,
     pipeline: &Pipeline,
     tokenizer: &TextTokenizer,
@@ -367,9 +403,12 @@ fn manifest(
     let tokenizer_json = tokenizer.dir().join("tokenizer.json");
     Ok(Manifest {
         version: env!("CARGO_PKG_VERSION"),
-        stage: "sft",
+        stage: config.stage.name(),
         command,
-        model: hash_files(model_files(&config.model_name_or_path).iter().map(PathBuf::as_path))?,
+        model: match base_files(config) {
+            files if files.is_empty() => Vec::new(),
+            files => hash_files(files.iter().map(PathBuf::as_path))?,
+        },
         tokenizer: hash_files([tokenizer_json.as_path()])?,
         train: hash_files(train.files.iter().map(PathBuf::as_path))?,
         validation: match eval {
@@ -382,8 +421,12 @@ fn manifest(
     })
 }
 
-/// Configuration and weights of a model folder, sorted.
-fn model_files(dir: &Path) -> Vec<PathBuf> {
+/// Configuration and weights of the base, sorted; none when the model begins from scratch.
+fn base_files(config: &RunConfig) -> Vec<PathBuf> {
+    let dir = &config.model_name_or_path;
+    if dir.as_os_str().is_empty() {
+        return Vec::new();
+    }
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -398,7 +441,7 @@ fn model_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn model_card(config: &SftConfig, manifest: &Manifest, metrics: &BTreeMap<String, Value>) -> Card {
+fn model_card(config: &RunConfig, manifest: &Manifest, metrics: &BTreeMap<String, Value>) -> Card {
     let args = &config.training;
     let setting = |name: &str, value: String| (name.to_string(), value);
     let mut settings = vec![
@@ -418,8 +461,12 @@ fn model_card(config: &SftConfig, manifest: &Manifest, metrics: &BTreeMap<String
         .iter()
         .filter_map(|k| Some((k.to_string(), format!("{:.4}", metrics.get(*k)?.as_f64()?))))
         .collect();
+    let base = &config.model_name_or_path;
     Card {
-        base_model: config.model_name_or_path.display().to_string(),
+        base_model: match base.as_os_str().is_empty() {
+            true => "none: trained from scratch".into(),
+            false => base.display().to_string(),
+        },
         adapter: config.use_peft,
         settings,
         results,
