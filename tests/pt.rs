@@ -28,8 +28,6 @@ fn pt(out: &Path, data: &Path, more: &[&str]) -> Vec<String> {
         &out,
         "--logging_steps",
         "1",
-        "--save_strategy",
-        "no",
         "--report_to",
         "none",
         "--block_size",
@@ -121,8 +119,6 @@ fn a_model_from_scratch_learns_speaks_and_resumes_to_the_same_bits() {
         "5e-3",
         "--eval_strategy",
         "no",
-        "--save_strategy",
-        "steps",
         "--save_steps",
         "8",
     ];
