@@ -152,7 +152,7 @@ pub fn open(mut values: Values) -> Result<Session> {
     if !values.faults.is_empty() {
         return Err(ConfigError::Faults(values.faults).into());
     }
-    crate::stage::causal::set_threads(threads);
+    crate::stage::setup::set_threads(threads);
     let template = match values.text("plugin") {
         Some(name) => Some(load_plugin(&name, "", options.seed)?),
         None => None,

@@ -1,6 +1,7 @@
 //! The command line: one file per command. The only place that prints.
 
 mod chat;
+mod dpo;
 mod flags;
 mod generate;
 mod import;
@@ -36,6 +37,11 @@ const COMMANDS: &[Command] = &[
         name: "pt",
         about: "train on plain text: a base, or a model from scratch",
         run: pt::run,
+    },
+    Command {
+        name: "dpo",
+        about: "train on pairs of a better and a worse answer",
+        run: dpo::run,
     },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },

@@ -10,7 +10,7 @@ use crate::config::{ConfigError, RunConfig, Stage};
 use crate::error::Result;
 use crate::model::HfConfig;
 use crate::stage::dataset::Pipeline;
-use crate::text::{TextTokenizer, preview};
+use crate::text::{TextTokenizer, TokenizedExample, preview};
 
 const EXAMPLE: &str = "trainer preview --plugin sharegpt --model_name_or_path MODEL --train_file_dir DATA --num_rows 3";
 
@@ -61,7 +61,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
     let tokenizer = Arc::new(TextTokenizer::load(dir, ids)?);
     let pipeline = Pipeline::load(&config, &tokenizer)?;
-    let part = pipeline.read(&config.train_file_dir, Some(rows))?;
+    let part = pipeline.read::<TokenizedExample>(&config.train_file_dir, Some(rows))?;
     for example in &part.examples {
         if as_json {
             screen::line(&preview::as_json(&tokenizer, example)?.to_string());

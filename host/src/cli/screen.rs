@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::run::Outcome;
-use crate::stage::causal::{Report, Summary};
+use crate::stage::setup::{Report, Summary};
 
 /// A line on standard output. A reader that went away (a closed pipe) ends the program quietly.
 pub fn line(text: &str) {

@@ -6,7 +6,9 @@ use super::{screen, signals};
 use crate::config::table::SFT;
 use crate::config::{RunConfig, Stage};
 use crate::error::Result;
-use crate::stage::causal;
+use crate::run::Task;
+use crate::stage::setup::Prepared;
+use crate::stage::{causal, dpo};
 
 const EXAMPLE: &str =
     "trainer --plugin sharegpt --model_name_or_path MODEL --train_file_dir DATA --output_dir OUT";
@@ -27,7 +29,14 @@ pub fn run(args: &[String]) -> Result<()> {
 
 /// Trains by a resolved configuration, with both screens.
 pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
-    let prepared = causal::prepare(config, command.clone())?;
+    match config.stage {
+        Stage::Pt | Stage::Sft => run_prepared(causal::prepare(config, command.clone())?, command),
+        Stage::Dpo => run_prepared(dpo::prepare(config, command.clone())?, command),
+    }
+}
+
+fn run_prepared<T: Task>(prepared: Prepared<'_, T>, command: Vec<String>) -> Result<()> {
+    let config = prepared.config();
     let mut shown = prepared.summary.clone();
     let mut console = Console::new(&config.training.output_dir);
     let report = prepared.train(&mut console, &signals::interrupted, |summary| {

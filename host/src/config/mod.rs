@@ -10,7 +10,7 @@ pub mod table;
 pub mod training;
 pub mod values;
 
-pub use run::{Packing, Pretraining, RunConfig, Stage};
+pub use run::{DpoLoss, Packing, Preferences, Pretraining, RunConfig, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 
 /// A flag, key or combination that can't be used. All faults of one command are reported together.

@@ -1,4 +1,4 @@
-//! The resolved configuration of a run that trains on sequences: `sft` and `pt`.
+//! The resolved configuration of a training stage.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +18,21 @@ pub enum OnBadRow {
     Skip,
 }
 
+/// The loss on a pair of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DpoLoss {
+    /// Rafailov et al. 2023 (arXiv 2305.18290), equation 7; with label smoothing, Mitchell's
+    /// conservative variant.
+    Sigmoid,
+    /// The hinge on the margin, as in SLiC (arXiv 2305.10425).
+    Hinge,
+    /// Azar et al. 2023 (arXiv 2310.12036), equation 17, on means over the answers' tokens.
+    Ipo,
+    /// Chowdhury et al. 2024 (arXiv 2403.00409): unbiased when a known share of labels is swapped.
+    Robust,
+}
+
 /// What is trained on what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,6 +41,8 @@ pub enum Stage {
     Pt,
     /// Supervised fine-tuning: the assistant's turns of conversations.
     Sft,
+    /// Direct preference optimisation: pairs of a better and a worse answer.
+    Dpo,
 }
 
 impl Stage {
@@ -34,6 +51,7 @@ impl Stage {
         match self {
             Stage::Pt => "pt",
             Stage::Sft => "sft",
+            Stage::Dpo => "dpo",
         }
     }
 }
@@ -70,13 +88,30 @@ impl Pretraining {
     }
 }
 
-/// Everything `trainer sft` and `trainer pt` need, validated.
+/// What only preference optimisation knows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Preferences {
+    /// The loss on a pair.
+    pub loss: DpoLoss,
+    /// How strongly the policy is held to the reference.
+    pub beta: f64,
+    /// Share of pairs whose labels are expected to be swapped.
+    pub label_smoothing: f64,
+    /// Folder of the reference model; `None`: the model as it is before training.
+    pub ref_model_name_or_path: Option<PathBuf>,
+    /// Score all pairs by the reference before training.
+    pub precompute_ref_log_probs: bool,
+}
+
+/// Everything a training stage needs, validated.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunConfig {
     /// The stage.
     pub stage: Stage,
     /// What only pre-training knows; `None` in other stages.
     pub pretraining: Option<Pretraining>,
+    /// What only preference optimisation knows; `None` in other stages.
+    pub preferences: Option<Preferences>,
     /// Base model folder; empty when the model begins from scratch.
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
@@ -192,9 +227,15 @@ impl RunConfig {
         if stage == Stage::Pt && plugin.is_empty() {
             plugin.push("text".into());
         }
+        let model_max_length = match stage {
+            Stage::Dpo => v.size("max_source_length") + v.size("max_target_length"),
+            Stage::Pt | Stage::Sft => v.size("model_max_length"),
+        };
+        let preferences = (stage == Stage::Dpo).then(|| preferences(v));
         let config = Self {
             stage,
             pretraining,
+            preferences,
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             bfloat16: v.choice("torch_dtype") == "bfloat16",
@@ -204,7 +245,7 @@ impl RunConfig {
             validation_split_percentage: v.float("validation_split_percentage"),
             plugin,
             plugin_options: plugin_options(v),
-            model_max_length: v.size("model_max_length"),
+            model_max_length,
             max_train_samples: v.limit("max_train_samples"),
             max_eval_samples: v.limit("max_eval_samples"),
             train_on_inputs: stage == Stage::Pt || v.bool("train_on_inputs"),
@@ -281,6 +322,30 @@ fn pretraining(v: &mut Values) -> Pretraining {
         _ => Packing::Concat,
     };
     Pretraining { packing, config_name: v.text("config_name").map(PathBuf::from), sizes }
+}
+
+fn preferences(v: &mut Values) -> Preferences {
+    let loss = match v.choice("loss_type").as_str() {
+        "hinge" => DpoLoss::Hinge,
+        "ipo" => DpoLoss::Ipo,
+        "robust" => DpoLoss::Robust,
+        _ => DpoLoss::Sigmoid,
+    };
+    let label_smoothing = v.float("label_smoothing");
+    if label_smoothing > 0.0 && matches!(loss, DpoLoss::Hinge | DpoLoss::Ipo) {
+        v.faults.push(
+            "`--label_smoothing` belongs to the losses sigmoid and robust; leave it out or choose \
+             another `--loss_type`"
+                .into(),
+        );
+    }
+    Preferences {
+        loss,
+        beta: v.float("beta"),
+        label_smoothing,
+        ref_model_name_or_path: v.text("ref_model_name_or_path").map(PathBuf::from),
+        precompute_ref_log_probs: v.bool("precompute_ref_log_probs"),
+    }
 }
 
 fn plugin_options(v: &mut Values) -> BTreeMap<String, String> {

@@ -50,6 +50,7 @@ const fn row(
 
 const MODEL: &str = "Model";
 const SCRATCH: &str = "Model from scratch";
+const PREFERENCE: &str = "Preferences";
 const DATA: &str = "Data";
 const LORA: &str = "LoRA";
 const TRAINING: &str = "Training";
@@ -439,21 +440,97 @@ const PT_OWN: &[Setting] = &[
 /// Rows of [`SFT`] whose default `trainer pt` changes.
 const PT_DEFAULTS: &[(&str, &str)] = &[("learning_rate", "2e-4"), ("weight_decay", "0.01")];
 
+/// What `trainer dpo` has instead of some settings of [`SFT`].
+const DPO_OWN: &[Setting] = &[
+    row(
+        PREFERENCE,
+        "loss_type",
+        Kind::Choice(&["sigmoid", "hinge", "ipo", "robust"]),
+        "sigmoid",
+        &["pref_loss"],
+        "loss on a pair",
+    ),
+    row(
+        PREFERENCE,
+        "beta",
+        Kind::Float(POSITIVE, ANY),
+        "0.1",
+        &["pref_beta", "dpo_beta"],
+        "how strongly the policy is held to the reference",
+    ),
+    row(
+        PREFERENCE,
+        "label_smoothing",
+        Kind::Float(0.0, 0.499_999),
+        "0",
+        &["dpo_label_smoothing"],
+        "share of pairs expected to be swapped (sigmoid and robust)",
+    ),
+    row(
+        PREFERENCE,
+        "ref_model_name_or_path",
+        Kind::Path,
+        "",
+        &["ref_model"],
+        "folder of the reference model; by default the model as it is before training",
+    ),
+    row(
+        PREFERENCE,
+        "precompute_ref_log_probs",
+        Kind::Bool,
+        "False",
+        &[],
+        "score all pairs by the reference before training",
+    ),
+    row(
+        DATA,
+        "max_source_length",
+        Kind::Int(1),
+        "1024",
+        &[],
+        "with max_target_length, most tokens of prompt and answer; longer pairs are left out and counted",
+    ),
+    row(DATA, "max_target_length", Kind::Int(1), "512", &[], "see max_source_length"),
+];
+
+/// Rows of [`SFT`] whose default `trainer dpo` changes. Dropout would make policy and reference
+/// differ before the first update.
+const DPO_DEFAULTS: &[(&str, &str)] = &[
+    ("learning_rate", "5e-4"),
+    ("lr_scheduler_type", "cosine"),
+    ("lora_alpha", "16"),
+    ("lora_dropout", "0"),
+];
+
+/// [`SFT`] without some rows, with other defaults and some rows more.
+fn derived(
+    without: &[&str],
+    defaults: &[(&'static str, &'static str)],
+    own: &[Setting],
+) -> Vec<Setting> {
+    let mut rows: Vec<Setting> =
+        SFT.iter().filter(|s| !without.contains(&s.name)).copied().collect();
+    for row in &mut rows {
+        if let Some((_, default)) = defaults.iter().find(|(name, _)| *name == row.name) {
+            row.default = default;
+        }
+    }
+    rows.extend(own);
+    rows
+}
+
+const SEQUENCES: &[&str] = &["model_max_length", "packing", "train_on_inputs"];
+
 /// Settings of `trainer pt`.
 pub fn pt() -> &'static [Setting] {
     static TABLE: std::sync::OnceLock<Vec<Setting>> = std::sync::OnceLock::new();
-    TABLE.get_or_init(|| {
-        let replaced =
-            |s: &&Setting| !["model_max_length", "packing", "train_on_inputs"].contains(&s.name);
-        let mut rows: Vec<Setting> = SFT.iter().filter(replaced).copied().collect();
-        for row in &mut rows {
-            if let Some((_, default)) = PT_DEFAULTS.iter().find(|(name, _)| *name == row.name) {
-                row.default = default;
-            }
-        }
-        rows.extend(PT_OWN);
-        rows
-    })
+    TABLE.get_or_init(|| derived(SEQUENCES, PT_DEFAULTS, PT_OWN))
+}
+
+/// Settings of `trainer dpo`.
+pub fn dpo() -> &'static [Setting] {
+    static TABLE: std::sync::OnceLock<Vec<Setting>> = std::sync::OnceLock::new();
+    TABLE.get_or_init(|| derived(SEQUENCES, DPO_DEFAULTS, DPO_OWN))
 }
 
 /// Names that users of other trainers may type and that mean nothing here: accepted, no effect.
@@ -524,7 +601,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_everything_has_help() {
-        for table in [SFT, pt()] {
+        for table in [SFT, pt(), dpo()] {
             let names = table.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases));
             let mut names: Vec<&str> = names.copied().collect();
             names.extend(ACCEPTED);
@@ -535,7 +612,8 @@ mod tests {
             assert_eq!(names.len(), count);
             assert!(table.iter().all(|s| !s.help.is_empty() && !s.group.is_empty()));
         }
-        let replaced: Vec<&str> = PT_DEFAULTS.iter().map(|(name, _)| *name).collect();
+        let replaced: Vec<&str> =
+            PT_DEFAULTS.iter().chain(DPO_DEFAULTS).map(|(name, _)| *name).collect();
         assert!(replaced.iter().all(|name| SFT.iter().any(|s| s.name == *name)));
     }
 

@@ -88,6 +88,17 @@ pub struct Tape {
     dropout_key: Option<u64>,
 }
 
+/// A forward whose trained positions are scored, and what its backward needs.
+pub struct Kept {
+    tape: Tape,
+    /// The positions scored.
+    pub targets: Vec<Target>,
+    positions: Tensor,
+    rows: Tensor,
+    stats: rms_norm::Saved,
+    normed: Tensor,
+}
+
 /// Scores and loss derivative of one micro-batch.
 #[derive(Debug, Default)]
 pub struct CausalScores {
@@ -310,10 +321,73 @@ impl Decoder {
         if targets.is_empty() {
             return Ok(CausalScores::default());
         }
+        let kept = self.keep(params, batch, targets, dropout_key)?;
+        let dlogprobs: Vec<f32> = kept.targets.iter().map(dlogprob).collect();
+        let (targets, scores) = self.head_and_below(params, batch, kept, &dlogprobs, grads)?;
+        Ok(CausalScores { targets, scores })
+    }
+
+    /// Scores of every trained position with what [`Decoder::backward_scored`] needs, for losses
+    /// whose derivative depends on the log-probabilities. `None`: nothing is trained in `batch`.
+    pub fn forward_scored(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        dropout_key: Option<u64>,
+    ) -> Result<Option<(head::Scores, Kept)>> {
+        let targets = batch.targets();
+        if targets.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.keep(params, batch, targets, dropout_key)?;
+        let tokens: Vec<u32> = kept.targets.iter().map(|t| t.token).collect();
+        let scores = head::score(self.exec, &kept.normed, self.head_weight(), &tokens)?;
+        Ok(Some((scores, kept)))
+    }
+
+    /// The backward of [`Decoder::forward_scored`]: `dlogprobs[i] = d loss / d logprob_i`. The
+    /// head's logits are made again, so that `[targets, vocab]` never exists.
+    pub fn backward_scored(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        kept: Kept,
+        dlogprobs: &[f32],
+        grads: &mut GradSet,
+    ) -> Result<()> {
+        self.head_and_below(params, batch, kept, dlogprobs, grads).map(|_| ())
+    }
+
+    /// Runs `f` on this decoder without its LoRA pairs: the base, as a reference model.
+    pub fn with_adapter_off<T>(&mut self, f: impl FnOnce(&Decoder) -> T) -> T {
+        let trained = std::mem::replace(&mut self.trained, Trained::Nothing);
+        let result = f(self);
+        self.trained = trained;
+        result
+    }
+
+    fn keep(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        targets: Vec<Target>,
+        dropout_key: Option<u64>,
+    ) -> Result<Kept> {
         let tape = self.forward(params, batch, dropout_key)?;
         let (positions, rows, stats, normed) = self.normed_at(&tape.hidden, &targets)?;
+        Ok(Kept { tape, targets, positions, rows, stats, normed })
+    }
+
+    fn head_and_below(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        kept: Kept,
+        dlogprobs: &[f32],
+        grads: &mut GradSet,
+    ) -> Result<(Vec<Target>, head::Scores)> {
+        let Kept { tape, targets, positions, rows, stats, normed } = kept;
         let tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
-        let dlogprobs: Vec<f32> = targets.iter().map(dlogprob).collect();
         let full = self.trained.weights();
         let head_index =
             full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed });
@@ -322,7 +396,7 @@ impl Decoder {
             &normed,
             self.head_weight(),
             &tokens,
-            &dlogprobs,
+            dlogprobs,
             head_index.is_some(),
         )?;
         block::add_optional(grads, head_index, head_grads.weight)?;
@@ -339,7 +413,7 @@ impl Decoder {
         let dhidden = tape.hidden.zeros_like()?.index_add(&positions, &drows, 0)?;
         drop((rows, normed, drows));
         self.backward(params, batch, tape, dhidden, grads)?;
-        Ok(CausalScores { targets, scores })
+        Ok((targets, scores))
     }
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]` (before the final norm).

@@ -1,10 +1,13 @@
 //! Objectives: pure functions of per-token log-probabilities and weights. They know neither
 //! models nor files.
 
+use std::collections::BTreeMap;
+
 pub mod causal;
+pub mod dpo;
 
 /// Sums over the trained positions of one micro-batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepSums {
     /// Sum of weighted negative log-likelihoods, not yet divided.
     pub loss_sum: f64,
@@ -18,6 +21,16 @@ pub struct StepSums {
     pub entropy_sum: f64,
     /// All tokens that went through the model.
     pub num_tokens: u64,
+    /// Further metrics by name, each a sum and the number of its parts; means are logged.
+    pub metrics: BTreeMap<String, (f64, f64)>,
+}
+
+/// Adds sums of metrics to others.
+pub fn add_metrics(into: &mut BTreeMap<String, (f64, f64)>, from: &BTreeMap<String, (f64, f64)>) {
+    for (name, (sum, count)) in from {
+        let entry = into.entry(name.clone()).or_default();
+        *entry = (entry.0 + sum, entry.1 + count);
+    }
 }
 
 impl StepSums {
@@ -29,5 +42,6 @@ impl StepSums {
         self.num_targets += other.num_targets;
         self.entropy_sum += other.entropy_sum;
         self.num_tokens += other.num_tokens;
+        add_metrics(&mut self.metrics, &other.metrics);
     }
 }

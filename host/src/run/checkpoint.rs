@@ -45,7 +45,7 @@ pub struct Resume {
 }
 
 /// Sums since the last log row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// Updates.
     pub steps: u64,
@@ -57,6 +57,9 @@ pub struct Window {
     pub num_targets: u64,
     /// Sum of entropies.
     pub entropy_sum: f64,
+    /// Sums and counts of a stage's own metrics.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, (f64, f64)>,
 }
 
 /// Name of the checkpoint after `step` updates.

@@ -19,7 +19,7 @@ pub struct MicroStep {
 }
 
 /// The same sums over an evaluation set, and how much it was.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EvalSums {
     /// The sums.
     pub sums: StepSums,

@@ -15,7 +15,7 @@ use super::tensorboard::EventWriter;
 use super::{MicroStep, RunError, Task};
 use crate::config::{SaveStrategy, TrainingArguments};
 use crate::error::Result;
-use crate::objective::StepSums;
+use crate::objective::{StepSums, add_metrics};
 use crate::optim::adamw::Settings;
 use crate::optim::schedule::Schedule;
 use crate::optim::{AdamW, clip};
@@ -243,6 +243,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         resume.window.num_correct += sums.num_correct;
         resume.window.num_targets += sums.num_targets;
         resume.window.entropy_sum += sums.entropy_sum;
+        add_metrics(&mut resume.window.metrics, &sums.metrics);
         resume.state.global_step = resume.global_step;
         resume.state.epoch = resume.epoch as f64 + next_batch as f64 / per_epoch as f64;
         resume.state.num_input_tokens_seen += sums.num_tokens;
@@ -291,6 +292,9 @@ impl<'a, T: Task> Trainer<'a, T> {
             let n = window.num_targets as f64;
             entries.push(("mean_token_accuracy", json!(window.num_correct as f64 / n)));
             entries.push(("entropy", json!(window.entropy_sum / n)));
+        }
+        for (name, (sum, count)) in &window.metrics {
+            entries.push((name, json!(sum / count.max(1.0))));
         }
         self.log(row(&entries))
     }
@@ -348,6 +352,8 @@ impl<'a, T: Task> Trainer<'a, T> {
             let accuracy = sums.num_correct as f64 / sums.num_targets as f64;
             entries.push(("eval_mean_token_accuracy", json!(accuracy)));
         }
+        let own: Vec<(String, f64)> = own_metrics(&sums);
+        entries.extend(own.iter().map(|(name, value)| (name.as_str(), json!(value))));
         let entry = row(&entries);
         self.log(entry.clone())?;
         if !loss.is_finite() {
@@ -453,14 +459,26 @@ impl<'a, T: Task> Trainer<'a, T> {
             ("eval_samples".into(), json!(eval.num_examples)),
             ("eval_samples_per_second".into(), json!(eval.num_examples as f64 / seconds)),
             ("eval_steps_per_second".into(), json!(eval.num_batches as f64 / seconds)),
-            ("perplexity".into(), json!(loss.exp())),
         ]);
+        // Only a loss per token has a perplexity.
+        if sums.metrics.is_empty() {
+            metrics.insert("perplexity".into(), json!(loss.exp()));
+        }
+        metrics.extend(own_metrics(&sums).into_iter().map(|(name, value)| (name, json!(value))));
         if sums.num_targets > 0 {
             let accuracy = sums.num_correct as f64 / sums.num_targets as f64;
             metrics.insert("eval_mean_token_accuracy".into(), json!(accuracy));
         }
         results::write(dir, "eval", &metrics)
     }
+}
+
+/// The stage's own metrics of an evaluation, by the names under which they are logged.
+fn own_metrics(sums: &StepSums) -> Vec<(String, f64)> {
+    let mean = |(name, (sum, count)): (&String, &(f64, f64))| {
+        (format!("eval_{name}"), sum / count.max(1.0))
+    };
+    sums.metrics.iter().map(mean).collect()
 }
 
 /// The arguments that decide the numbers of a run.

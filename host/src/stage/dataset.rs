@@ -28,10 +28,45 @@ pub struct Pipeline {
     on_bad_row: OnBadRow,
 }
 
-/// Sequences of some files, and where their rows went.
-pub struct Part {
-    /// The sequences, in the order of the rows.
-    pub examples: Vec<TokenizedExample>,
+/// What a stage trains on: made of one or several encoded sequences of an example.
+pub trait Item: Sized {
+    /// The conversations of an example that are to be rendered and encoded, or why this stage
+    /// can't use the example. Texts and tokens need no rendering.
+    fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String>;
+
+    /// The items of a row's sequences, or the reason why the row is skipped.
+    fn collect(sequences: Vec<Encoded>) -> std::result::Result<Vec<Self>, &'static str>;
+}
+
+impl Item for TokenizedExample {
+    fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String> {
+        match example {
+            Example::Conversation(conversation) => Ok(vec![conversation.clone()]),
+            Example::Text(_) | Example::Tokens { .. } => Ok(Vec::new()),
+            Example::Preference { .. } | Example::Prompt { .. } => Err(
+                "became a preference or a prompt, which this stage does not train on; use another \
+                 formatter, or `trainer dpo` for preferences"
+                    .into(),
+            ),
+        }
+    }
+
+    fn collect(sequences: Vec<Encoded>) -> std::result::Result<Vec<Self>, &'static str> {
+        let cut = sequences.iter().any(|s| s.truncated_tokens > 0);
+        let usable: Vec<Self> =
+            sequences.into_iter().map(|s| s.example).filter(|e| e.loss_weight() > 0.0).collect();
+        match (usable.is_empty(), cut) {
+            (false, _) => Ok(usable),
+            (true, true) => Err("no trained token within model_max_length"),
+            (true, false) => Err("no trained token"),
+        }
+    }
+}
+
+/// Items of some files, and where their rows went.
+pub struct Part<T = TokenizedExample> {
+    /// The items, in the order of the rows.
+    pub examples: Vec<T>,
     /// The account of the rows.
     pub ledger: Ledger,
     /// The files.
@@ -39,11 +74,11 @@ pub struct Part {
 }
 
 /// The data of a run.
-pub struct Dataset {
+pub struct Dataset<T = TokenizedExample> {
     /// To train on.
-    pub train: Part,
+    pub train: Part<T>,
     /// To validate on.
-    pub eval: Option<Part>,
+    pub eval: Option<Part<T>>,
     /// Where the validation rows come from, in words.
     pub validation: String,
 }
@@ -149,7 +184,7 @@ impl Pipeline {
     /// # Errors
     /// Files that can't be read, plugins that fail, and, unless bad rows are skipped, the first
     /// bad row.
-    pub fn read(&self, inputs: &[String], limit: Option<usize>) -> Result<Part> {
+    pub fn read<T: Item>(&self, inputs: &[String], limit: Option<usize>) -> Result<Part<T>> {
         let found = source::discover(inputs)?;
         let files = found.files.iter().map(|f| f.path.clone()).collect();
         let mut part = Part { examples: Vec::new(), ledger: Ledger::default(), files };
@@ -170,7 +205,12 @@ impl Pipeline {
         Ok(part)
     }
 
-    fn batch(&self, batch: &SourceBatch, part: &mut Part, left: &mut usize) -> Result<()> {
+    fn batch<T: Item>(
+        &self,
+        batch: &SourceBatch,
+        part: &mut Part<T>,
+        left: &mut usize,
+    ) -> Result<()> {
         part.ledger.read(batch);
         if let (OnBadRow::Fail, Some(reject)) = (self.on_bad_row, batch.rejects.first()) {
             return Err(DataError::from(reject.clone()).into());
@@ -205,9 +245,9 @@ impl Pipeline {
         self.encode(rows, part, left)
     }
 
-    fn reject(
+    fn reject<T>(
         &self,
-        part: &mut Part,
+        part: &mut Part<T>,
         at: &Provenance,
         kind: RejectKind,
         reason: String,
@@ -222,17 +262,31 @@ impl Pipeline {
     }
 
     /// Renders and tokenizes rows on all cores, enters their fate in their order.
-    fn encode(
+    fn encode<T: Item>(
         &self,
         mut rows: Vec<(Provenance, Vec<Example>)>,
-        part: &mut Part,
+        part: &mut Part<T>,
         left: &mut usize,
     ) -> Result<()> {
         let mut spare = Vec::new();
         if rows.len() > *left {
             spare = rows.split_off(*left);
         }
-        let rendered = self.render(&rows)?;
+        let mut wanted = Vec::with_capacity(rows.len());
+        let mut usable = Vec::with_capacity(rows.len());
+        for (at, examples) in rows {
+            let conversations: std::result::Result<Vec<Vec<Conversation>>, String> =
+                examples.iter().map(T::conversations).collect();
+            match conversations {
+                Ok(conversations) => {
+                    wanted.push(conversations.concat());
+                    usable.push((at, examples));
+                }
+                Err(reason) => self.reject(part, &at, RejectKind::Other, reason)?,
+            }
+        }
+        let rows = usable;
+        let rendered = self.render(&wanted)?;
         let encoder = Encoder {
             tokenizer: &self.tokenizer,
             max_length: self.max_length,
@@ -242,28 +296,18 @@ impl Pipeline {
             .par_iter()
             .zip(rendered)
             .map(|((at, examples), rendered)| {
-                let mut rendered = rendered.into_iter();
-                examples
-                    .iter()
-                    .map(|example| match example {
-                        Example::Text(text) => row_fault(encoder.text(text, at.clone())),
-                        Example::Tokens { input_ids, labels } => {
-                            Ok(Ok(encoder.tokens(input_ids.clone(), labels.clone(), at.clone())))
-                        }
-                        Example::Conversation(_) => match rendered.next() {
-                            Some(Ok(segments)) => {
-                                row_fault(encoder.segments(&segments, at.clone()))
-                            }
-                            Some(Err(reason)) => Ok(Err(reason)),
-                            None => Ok(Err("was not rendered".into())),
-                        },
-                        Example::Preference { .. } | Example::Prompt { .. } => Ok(Err(
-                            "became a preference or a prompt, which supervised fine-tuning does \
-                             not train on; use another formatter"
-                                .into(),
-                        )),
-                    })
-                    .collect()
+                let given = examples.iter().filter_map(|example| match example {
+                    Example::Text(text) => Some(row_fault(encoder.text(text, at.clone()))),
+                    Example::Tokens { input_ids, labels } => {
+                        Some(Ok(Ok(encoder.tokens(input_ids.clone(), labels.clone(), at.clone()))))
+                    }
+                    _ => None,
+                });
+                let rendered = rendered.into_iter().map(|segments| match segments {
+                    Ok(segments) => row_fault(encoder.segments(&segments, at.clone())),
+                    Err(reason) => Ok(Err(reason)),
+                });
+                given.chain(rendered).collect()
             })
             .collect();
         for ((at, _), encoded) in rows.iter().zip(encoded) {
@@ -287,18 +331,10 @@ impl Pipeline {
     #[allow(clippy::type_complexity)]
     fn render(
         &self,
-        rows: &[(Provenance, Vec<Example>)],
+        by_row: &[Vec<Conversation>],
     ) -> Result<Vec<Vec<std::result::Result<Vec<Segment>, String>>>> {
-        let of_row = |examples: &[Example]| -> Vec<Conversation> {
-            let conversation = |e: &Example| match e {
-                Example::Conversation(c) => Some(c.clone()),
-                _ => None,
-            };
-            examples.iter().filter_map(conversation).collect()
-        };
-        let by_row: Vec<Vec<Conversation>> = rows.iter().map(|(_, e)| of_row(e)).collect();
         if by_row.iter().all(Vec::is_empty) {
-            return Ok(rows.iter().map(|_| Vec::new()).collect());
+            return Ok(by_row.iter().map(|_| Vec::new()).collect());
         }
         if let Some(template) = &self.template {
             let all: Vec<Conversation> = by_row.iter().flatten().cloned().collect();
@@ -341,25 +377,22 @@ impl Pipeline {
     }
 
     /// Enters a row's sequences; answers whether it is used.
-    fn enter(&self, at: &Provenance, sequences: Vec<Encoded>, part: &mut Part) -> bool {
+    fn enter<T: Item>(&self, at: &Provenance, sequences: Vec<Encoded>, part: &mut Part<T>) -> bool {
         let cut: usize = sequences.iter().map(|s| s.truncated_tokens).sum();
-        let usable: Vec<TokenizedExample> =
-            sequences.into_iter().map(|s| s.example).filter(|e| e.loss_weight() > 0.0).collect();
-        if usable.is_empty() {
-            let reason = if cut > 0 {
-                "no trained token within model_max_length"
-            } else {
-                "no trained token"
-            };
-            part.ledger.skipped(at, reason);
-            return false;
+        match T::collect(sequences) {
+            Err(reason) => {
+                part.ledger.skipped(at, reason);
+                false
+            }
+            Ok(items) => {
+                part.ledger.used(at, items.len() as u64);
+                if cut > 0 {
+                    part.ledger.truncated(at, cut as u64);
+                }
+                part.examples.extend(items);
+                true
+            }
         }
-        part.ledger.used(at, usable.len() as u64);
-        if cut > 0 {
-            part.ledger.truncated(at, cut as u64);
-        }
-        part.examples.extend(usable);
-        true
     }
 }
 
@@ -399,7 +432,7 @@ pub fn projection(reads: &Reads) -> Projection {
 ///
 /// # Errors
 /// As [`Pipeline::read`].
-pub fn load(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset> {
+pub fn load<T: Item>(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset<T>> {
     let evaluates = config.training.eval_strategy != SaveStrategy::No;
     let percentage = config.validation_split_percentage;
     if evaluates && !config.validation_file_dir.is_empty() {
@@ -416,7 +449,7 @@ pub fn load(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset> {
     let limit = config.max_train_samples.map(|n| {
         (n..).find(|&rows| held_out(rows, percentage).is_some_and(|h| rows - h >= n)).unwrap_or(n)
     });
-    let mut train = pipeline.read(&config.train_file_dir, limit)?;
+    let mut train = pipeline.read::<T>(&config.train_file_dir, limit)?;
     let split = Split::new(train.examples.len(), percentage, config.training.seed)?;
     let mut held = vec![false; train.examples.len()];
     split.validation.iter().for_each(|&i| held[i as usize] = true);

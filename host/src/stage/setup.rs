@@ -1,0 +1,351 @@
+//! What stages share: the output folder's lock, the tokenizer, what is trained, the run itself with
+//! its manifest and card.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::causal_task::Persist;
+use super::dataset::{Part, Pipeline};
+use super::persist::{AdapterFiles, ModelFiles};
+use crate::adapter::peft::{LoraConfig, TargetModules};
+use crate::adapter::{self, peft};
+use crate::config::{ConfigError, RunConfig};
+use crate::error::Result;
+use crate::fs::io_error;
+use crate::model::save::write_json;
+use crate::model::{Decoder, HfConfig};
+use crate::run::card::{self, Card};
+use crate::run::manifest::{Manifest, UsedPlugin, hash_files};
+use crate::run::progress::Progress;
+use crate::run::{Outcome, RunError, Task, Trainer};
+use crate::text::TextTokenizer;
+
+/// What a run will do: the first screen.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Name of the stage's command.
+    pub stage: &'static str,
+    /// Base model and its family.
+    pub model: String,
+    /// Values of the base.
+    pub parameters: usize,
+    /// Type of the frozen weights.
+    pub dtype: &'static str,
+    /// Values trained.
+    pub trained: usize,
+    /// Training rows, in words.
+    pub train_rows: Vec<String>,
+    /// Training sequences.
+    pub sequences: usize,
+    /// Tokens of one epoch.
+    pub tokens: usize,
+    /// Trained tokens of one epoch.
+    pub trained_tokens: usize,
+    /// Share of packed sequences that is filled; `None` without packing.
+    pub packing_fill: Option<f64>,
+    /// Validation sequences, and in words where they come from.
+    pub validation: String,
+    /// Updates planned.
+    pub steps: u64,
+    /// Updates made before (resumed).
+    pub done: u64,
+    /// Estimated peak memory, bytes.
+    pub memory_bytes: usize,
+    /// Seed.
+    pub seed: u64,
+    /// CPU threads.
+    pub threads: usize,
+    /// Output folder.
+    pub output_dir: PathBuf,
+    /// What the user should know.
+    pub notices: Vec<String>,
+}
+
+/// What a finished run left.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Metrics of the results files.
+    pub metrics: BTreeMap<String, Value>,
+    /// Peak resident memory of this process, bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// A run whose data are ready and whose model is loaded.
+pub struct Prepared<'a, T: Task> {
+    pub(super) config: &'a RunConfig,
+    pub(super) task: T,
+    pub(super) identity: BTreeMap<String, Value>,
+    pub(super) manifest: Manifest,
+    pub(super) lock: std::fs::File,
+    /// Everything the first screen says but the steps.
+    pub summary: Summary,
+}
+
+impl<'a, T: Task> Prepared<'a, T> {
+    /// The run's configuration.
+    pub fn config(&self) -> &'a RunConfig {
+        self.config
+    }
+
+    /// Trains, then writes the model, the results, the manifest and the card. `started` is called
+    /// with the summary once the number of updates is known.
+    ///
+    /// # Errors
+    /// A loss that is not finite, a full disk, a checkpoint that does not fit.
+    pub fn train(
+        self,
+        progress: &mut dyn Progress,
+        interrupted: &dyn Fn() -> bool,
+        started: impl FnOnce(&Summary),
+    ) -> Result<Report> {
+        let Prepared { config, task, identity, manifest, lock, mut summary } = self;
+        let dir = &config.training.output_dir;
+        write_json(&dir.join("trainer_config.json"), &manifest.config, 2)?;
+        let logs = config.tensorboard.then(|| dir.join("logs").join("run"));
+        let mut trainer =
+            Trainer::new(task, &config.training, identity, logs.as_deref(), progress, interrupted)?;
+        trainer.describe("args", &manifest.config.to_string())?;
+        (summary.steps, summary.done) = (trainer.max_steps(), trainer.global_step());
+        started(&summary);
+        let outcome = trainer.run()?;
+        let mut metrics = BTreeMap::new();
+        if outcome == Outcome::Finished {
+            trainer.task.save(dir)?;
+            manifest.write(dir)?;
+            metrics = std::fs::read(dir.join("all_results.json"))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                .unwrap_or_default();
+            card::write(dir, &model_card(config, &manifest, &metrics))?;
+        }
+        drop(lock);
+        Ok(Report { outcome, metrics, peak_memory_bytes: peak_memory_bytes() })
+    }
+}
+
+/// Peak resident memory of this process, bytes, as the kernel counts it.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Uses this many threads from now on; 0 leaves the choice to the machine. Later calls change
+/// nothing.
+pub fn set_threads(threads: usize) {
+    if threads > 0 {
+        // Fails only when the pool exists already.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+}
+
+/// Makes the output folder and locks it for this process.
+pub(super) fn claim(config: &RunConfig) -> Result<std::fs::File> {
+    let dir = &config.training.output_dir;
+    std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+    let resuming = config.training.resume_from_checkpoint.is_some();
+    if dir.join("trainer_manifest.json").is_file() && !config.overwrite_output_dir && !resuming {
+        return Err(ConfigError::one(format!(
+            "{} holds a finished run; choose another --output_dir, or --overwrite_output_dir True",
+            dir.display()
+        ))
+        .into());
+    }
+    let path = dir.join(".lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(io_error("create", &path))?;
+    if file.try_lock().is_err() {
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        let holder = crate::error::excerpt(holder.trim());
+        return Err(RunError::Locked { path: dir.clone(), holder }.into());
+    }
+    std::fs::write(&path, format!("process {}", std::process::id()))
+        .map_err(io_error("write", &path))?;
+    Ok(file)
+}
+
+pub(super) fn load_tokenizer(config: &RunConfig, model: &HfConfig) -> Result<TextTokenizer> {
+    let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
+    let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
+    let tokenizer = TextTokenizer::load(dir, ids)?;
+    tokenizer.check_fits(model.spec.vocab_size)?;
+    Ok(tokenizer)
+}
+
+/// Attaches LoRA (fresh or loaded) or makes every weight trainable.
+pub(super) fn trainable(
+    config: &RunConfig,
+    decoder: &mut Decoder,
+    model: &HfConfig,
+    tokenizer: &Arc<TextTokenizer>,
+) -> Result<(crate::model::ParamSet, Box<dyn Persist>)> {
+    let tokenizer = tokenizer.clone();
+    if !config.use_peft {
+        let params = decoder.train_all();
+        let base = &config.model_name_or_path;
+        let base_dir = (!base.as_os_str().is_empty()).then(|| base.clone());
+        return Ok((params, Box::new(ModelFiles { config: model.clone(), base_dir, tokenizer })));
+    }
+    let base = config.model_name_or_path.display().to_string();
+    if let Some(path) = &config.peft_path {
+        let mut adapter = peft::read(path)?;
+        adapter.config.base_model_name_or_path = base;
+        adapter.config.lora_dropout = config.lora_dropout;
+        let params = adapter::attach_loaded(decoder, &adapter)?;
+        return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
+    }
+    let lora = LoraConfig {
+        r: config.lora_rank,
+        lora_alpha: config.lora_alpha,
+        lora_dropout: config.lora_dropout,
+        target_modules: TargetModules::parse(&config.target_modules),
+        rank_pattern: BTreeMap::new(),
+        alpha_pattern: BTreeMap::new(),
+        use_rslora: false,
+        fan_in_fan_out: false,
+        base_model_name_or_path: base,
+    };
+    let params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
+    Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
+}
+
+/// What must not change when a run is resumed, beside the loop's own arguments.
+pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<String, Value> {
+    let hashes = |files: &[crate::run::manifest::HashedFile]| -> Value {
+        json!(files.iter().map(|f| f.sha256.as_str()).collect::<Vec<_>>())
+    };
+    let entries = [
+        ("model", hashes(&manifest.model)),
+        ("tokenizer", hashes(&manifest.tokenizer)),
+        ("train_data", hashes(&manifest.train)),
+        ("validation_data", hashes(&manifest.validation)),
+        ("plugins", json!(manifest.plugins)),
+        ("model_max_length", json!(config.model_max_length)),
+        ("max_train_samples", json!(config.max_train_samples)),
+        ("validation_split_percentage", json!(config.validation_split_percentage)),
+        ("train_on_inputs", json!(config.train_on_inputs)),
+        ("packing", json!(config.packing)),
+        ("stage", json!(config.stage)),
+        ("pretraining", json!(config.pretraining)),
+        ("preferences", json!(config.preferences)),
+        ("use_peft", json!(config.use_peft)),
+        ("lora_rank", json!(config.lora_rank)),
+        ("lora_alpha", json!(config.lora_alpha)),
+        ("lora_dropout", json!(config.lora_dropout)),
+        ("target_modules", json!(config.target_modules)),
+        ("torch_dtype", json!(config.bfloat16)),
+    ];
+    entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+}
+
+pub(super) fn manifest<T>(
+    config: &RunConfig,
+    command: Vec<String>,
+    pipeline: &Pipeline,
+    tokenizer: &TextTokenizer,
+    train: &Part<T>,
+    eval: Option<&Part<T>>,
+) -> Result<Manifest> {
+    let plugins = pipeline
+        .plugins()
+        .map(|p| UsedPlugin {
+            name: p.name().to_string(),
+            version: p.version().to_string(),
+            kind: p.world().name().to_string(),
+            sha256: p.sha256().to_string(),
+            options: p.options().to_string(),
+        })
+        .collect();
+    let mut rows = json!({"train": train.ledger});
+    if let Some(eval) = eval {
+        rows["validation"] = json!(eval.ledger);
+    }
+    let tokenizer_json = tokenizer.dir().join("tokenizer.json");
+    Ok(Manifest {
+        version: env!("CARGO_PKG_VERSION"),
+        stage: config.stage.name(),
+        command,
+        model: match base_files(config) {
+            files if files.is_empty() => Vec::new(),
+            files => hash_files(files.iter().map(PathBuf::as_path))?,
+        },
+        tokenizer: hash_files([tokenizer_json.as_path()])?,
+        train: hash_files(train.files.iter().map(PathBuf::as_path))?,
+        validation: match eval {
+            Some(eval) => hash_files(eval.files.iter().map(PathBuf::as_path))?,
+            None => Vec::new(),
+        },
+        plugins,
+        rows,
+        config: json!(config),
+    })
+}
+
+/// Configuration and weights of the base, sorted; none when the model begins from scratch.
+fn base_files(config: &RunConfig) -> Vec<PathBuf> {
+    match config.model_name_or_path.as_os_str().is_empty() {
+        true => Vec::new(),
+        false => model_files(&config.model_name_or_path),
+    }
+}
+
+/// Configuration and weights of a model folder, sorted.
+pub(super) fn model_files(dir: &std::path::Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".bin")
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn model_card(config: &RunConfig, manifest: &Manifest, metrics: &BTreeMap<String, Value>) -> Card {
+    let args = &config.training;
+    let setting = |name: &str, value: String| (name.to_string(), value);
+    let mut settings = vec![
+        setting("learning_rate", args.learning_rate.to_string()),
+        setting("per_device_train_batch_size", args.per_device_train_batch_size.to_string()),
+        setting("gradient_accumulation_steps", args.gradient_accumulation_steps.to_string()),
+        setting("model_max_length", config.model_max_length.to_string()),
+        setting("packing", config.packing.to_string()),
+        setting("seed", args.seed.to_string()),
+    ];
+    if config.use_peft {
+        settings.push(setting("lora_rank", config.lora_rank.to_string()));
+        settings.push(setting("lora_alpha", config.lora_alpha.to_string()));
+        settings.push(setting("target_modules", config.target_modules.clone()));
+    }
+    let results = ["train_loss", "eval_loss", "perplexity", "eval_mean_token_accuracy"]
+        .iter()
+        .filter_map(|k| Some((k.to_string(), format!("{:.4}", metrics.get(*k)?.as_f64()?))))
+        .collect();
+    let base = &config.model_name_or_path;
+    Card {
+        base_model: match base.as_os_str().is_empty() {
+            true => "none: trained from scratch".into(),
+            false => base.display().to_string(),
+        },
+        adapter: config.use_peft,
+        settings,
+        results,
+        manifest_sha256: manifest.sha256(),
+        command: manifest.command.join(" "),
+    }
+}
