@@ -89,6 +89,11 @@ fn text_rows_are_as_recorded() {
 }
 
 #[test]
+fn preference_rows_are_as_recorded() {
+    formatter("preference");
+}
+
+#[test]
 fn chatml_renderings_are_as_recorded() {
     template("chatml");
 }
@@ -100,7 +105,7 @@ fn vicuna_renderings_are_as_recorded() {
 
 #[test]
 fn outcomes_do_not_depend_on_batches_or_repetition() {
-    for name in ["sharegpt", "alpaca", "text"] {
+    for name in ["sharegpt", "alpaca", "text", "preference"] {
         let input = lines(name, "in.jsonl");
         let many: Vec<&str> = input.iter().cycle().take(1_500).map(String::as_str).collect();
         let plugin = shipped(name, "{}");

@@ -38,11 +38,7 @@ const COMMANDS: &[Command] = &[
         about: "train on plain text: a base, or a model from scratch",
         run: pt::run,
     },
-    Command {
-        name: "dpo",
-        about: "train on pairs of a better and a worse answer",
-        run: dpo::run,
-    },
+    Command { name: "dpo", about: "train on pairs of a better and a worse answer", run: dpo::run },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },

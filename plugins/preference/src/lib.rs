@@ -1,0 +1,285 @@
+//! Pairs of a better and a worse answer, in the three shapes that are about:
+//!
+//! - `{"conversations": [{from, value}, …], "chosen": "…", "rejected": "…", "tools", "system_prompt"}`
+//! - `{"prompt": "…" or [{role, content}, …], "chosen", "rejected"}`, the answers as text or as turns
+//! - `{"system", "history": [[question, answer], …], "question", "response_chosen",
+//!   "response_rejected"}`
+
+use serde::Deserialize;
+use serde_json::Value;
+use trainer_plugin::{
+    About, Conversation, Example, Formatter, Message, Need, Outcome, Preference, Reads, Role, Row,
+    ToolCall, json_kind,
+};
+
+const SCHEMA: &str = r#"{
+  "type": "object",
+  "additionalProperties": false,
+  "properties": {
+    "chosen": {"type": "string", "default": "", "description": "column of the better answer; chosen or response_chosen"},
+    "rejected": {"type": "string", "default": "", "description": "column of the worse answer; rejected or response_rejected"},
+    "prompt": {"type": "string", "default": "", "description": "column of the prompt; conversations, prompt or question"},
+    "margin": {"type": "string", "default": "margin", "minLength": 1, "description": "column that says how much better"}
+  }
+}"#;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    chosen: String,
+    rejected: String,
+    prompt: String,
+    margin: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let none = String::new;
+        Self { chosen: none(), rejected: none(), prompt: none(), margin: "margin".into() }
+    }
+}
+
+struct Pairs {
+    chosen: Vec<String>,
+    rejected: Vec<String>,
+    prompt: Vec<String>,
+    margin: String,
+}
+
+fn columns(given: String, usual: &[&str]) -> Vec<String> {
+    if given.is_empty() { usual.iter().map(|c| c.to_string()).collect() } else { vec![given] }
+}
+
+impl Formatter for Pairs {
+    type Options = Options;
+    const ABOUT: About = About::new(
+        "preference",
+        env!("CARGO_PKG_VERSION"),
+        "Prompts with a better and a worse answer, tools included.",
+    )
+    .options(SCHEMA);
+
+    fn new(options: Options, _seed: u64) -> Result<Self, String> {
+        Ok(Self {
+            chosen: columns(options.chosen, &["chosen", "response_chosen"]),
+            rejected: columns(options.rejected, &["rejected", "response_rejected"]),
+            prompt: columns(options.prompt, &["conversations", "prompt", "question"]),
+            margin: options.margin,
+        })
+    }
+
+    fn reads(&self) -> Reads {
+        let own = self.chosen.iter().chain(&self.rejected).chain(&self.prompt);
+        let others = ["history", "system_prompt", "system", "tools"].map(String::from);
+        let names: Vec<String> =
+            own.cloned().chain(others).chain(std::iter::once(self.margin.clone())).collect();
+        Reads::columns(names.into_iter().map(|name| Need::json(name).optional()))
+    }
+
+    fn format_row(&self, row: &Row<'_>) -> Outcome {
+        match self.preference(row) {
+            Ok(preference) if preference.chosen == preference.rejected => {
+                Outcome::skip("both answers are the same")
+            }
+            Ok(preference) => Outcome::keep(vec![Example::Preference(preference)]),
+            Err(reason) => Outcome::reject(reason),
+        }
+    }
+}
+
+impl Pairs {
+    fn preference(&self, row: &Row<'_>) -> Result<Preference, String> {
+        let (prompt_column, prompt) = first(row, &self.prompt)?;
+        let mut messages = match prompt {
+            Value::String(text) if text.trim().is_empty() => {
+                return Err(format!("field `{prompt_column}` is empty"));
+            }
+            Value::String(text) => vec![Message::new(Role::User, text)],
+            Value::Array(list) if list.is_empty() => {
+                return Err(format!("field `{prompt_column}` is empty"));
+            }
+            Value::Array(list) => turns(list, prompt_column)?,
+            other => {
+                return Err(format!(
+                    "field `{prompt_column}` is {}, not a text or a list of turns",
+                    json_kind(&other)
+                ));
+            }
+        };
+        if messages.last().is_some_and(|m| m.role == Role::Assistant) {
+            return Err(format!(
+                "field `{prompt_column}` ends with an answer, not with a question"
+            ));
+        }
+        let earlier = history(row)?;
+        let system = system(row)?;
+        if !messages.iter().any(|m| m.role == Role::System)
+            && let Some(text) = system
+        {
+            messages.insert(0, Message::new(Role::System, text));
+        }
+        let at = messages.iter().position(|m| m.role != Role::System).unwrap_or(messages.len());
+        messages.splice(at..at, earlier);
+        let margin = match row.json::<Value>(&self.margin)? {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(value.as_f64().ok_or_else(|| {
+                format!("field `{}` is {}, not a number", self.margin, json_kind(&value))
+            })?),
+        };
+        Ok(Preference {
+            prompt: Conversation { messages, tools: tools(row)? },
+            chosen: answer(row, &self.chosen)?,
+            rejected: answer(row, &self.rejected)?,
+            margin,
+        })
+    }
+}
+
+/// The first of these columns that has a value.
+fn first<'a>(row: &Row<'_>, names: &'a [String]) -> Result<(&'a str, Value), String> {
+    for name in names {
+        match row.json::<Value>(name)? {
+            None | Some(Value::Null) => {}
+            Some(value) => return Ok((name, value)),
+        }
+    }
+    Err(format!("field `{}` is missing", names.join("` or `")))
+}
+
+fn answer(row: &Row<'_>, names: &[String]) -> Result<Vec<Message>, String> {
+    let (column, value) = first(row, names)?;
+    let messages = match value {
+        Value::String(text) if !text.trim().is_empty() => {
+            return Ok(vec![Message::new(Role::Assistant, text)]);
+        }
+        Value::Array(list) if !list.is_empty() => turns(list, column)?,
+        Value::Object(_) => turns(vec![value], column)?,
+        Value::String(_) | Value::Array(_) => return Err(format!("field `{column}` is empty")),
+        other => return Err(format!("field `{column}` is {}, not an answer", json_kind(&other))),
+    };
+    match messages.iter().any(|m| m.role == Role::Assistant) {
+        true => Ok(messages),
+        false => Err(format!("field `{column}` holds no assistant's turn")),
+    }
+}
+
+fn turns(list: Vec<Value>, column: &str) -> Result<Vec<Message>, String> {
+    list.into_iter()
+        .enumerate()
+        .map(|(index, turn)| {
+            let place = format!("{column}[{index}]");
+            let Value::Object(turn) = turn else {
+                return Err(format!("field `{place}` is {}, not an object", json_kind(&turn)));
+            };
+            let text = |keys: [&str; 2]| -> Result<String, String> {
+                match turn.get(keys[0]).or_else(|| turn.get(keys[1])) {
+                    Some(Value::String(text)) => Ok(text.clone()),
+                    Some(other) => Err(format!(
+                        "field `{place}.{}` is {}, not a string",
+                        keys[0],
+                        json_kind(other)
+                    )),
+                    None => Err(format!("field `{place}.{}` is missing", keys[0])),
+                }
+            };
+            let name = text(["from", "role"])?;
+            let role = match name.as_str() {
+                "system" => Role::System,
+                "human" | "user" => Role::User,
+                "gpt" | "assistant" | "function_call" => Role::Assistant,
+                "observation" | "tool" => Role::Tool,
+                other => {
+                    let shown: String = other.chars().take(30).collect();
+                    return Err(format!("field `{place}.from` is `{shown}`, not a known role"));
+                }
+            };
+            let content = text(["value", "content"])?;
+            if name == "function_call"
+                && let Some(calls) = tool_calls(&content)
+            {
+                return Ok(Message { tool_calls: calls, ..Message::new(role, "") });
+            }
+            if content.trim().is_empty() && role != Role::System {
+                return Err(format!("field `{place}.value` is empty"));
+            }
+            Ok(Message::new(role, content))
+        })
+        .collect()
+}
+
+/// A call `{name, arguments}` or a list of them; other text stays what it is.
+fn tool_calls(text: &str) -> Option<Vec<ToolCall>> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let list = match value {
+        Value::Array(list) if !list.is_empty() => list,
+        value @ Value::Object(_) => vec![value],
+        _ => return None,
+    };
+    list.into_iter()
+        .map(|call| {
+            let name = call.get("name")?.as_str()?.to_string();
+            let arguments = match call.get("arguments")? {
+                Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            Some(ToolCall { name, arguments, id: None })
+        })
+        .collect()
+}
+
+/// Earlier questions and answers of the older shape.
+fn history(row: &Row<'_>) -> Result<Vec<Message>, String> {
+    let list = match row.json::<Value>("history")? {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(format!("field `history` is {}, not a list of pairs", json_kind(&other)));
+        }
+    };
+    let mut messages = Vec::new();
+    for (index, pair) in list.iter().enumerate() {
+        let sides = pair.as_array().map(Vec::as_slice);
+        let Some([Value::String(question), Value::String(answer)]) = sides else {
+            return Err(format!("field `history[{index}]` is not a pair of texts"));
+        };
+        messages.push(Message::new(Role::User, question.clone()));
+        messages.push(Message::new(Role::Assistant, answer.clone()));
+    }
+    Ok(messages)
+}
+
+fn system(row: &Row<'_>) -> Result<Option<String>, String> {
+    for name in ["system_prompt", "system"] {
+        match row.json::<Value>(name)? {
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) if text.trim().is_empty() => {}
+            Some(Value::String(text)) => return Ok(Some(text)),
+            Some(other) => {
+                return Err(format!("field `{name}` is {}, not a string", json_kind(&other)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Tool definitions as JSON text of a list: the list, or a string that holds it.
+fn tools(row: &Row<'_>) -> Result<Option<String>, String> {
+    let (text, value) = match row.json::<Value>("tools")? {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => {
+            let value = serde_json::from_str(&text)
+                .map_err(|e| format!("field `tools` is a string that is not JSON: {e}"))?;
+            (text, value)
+        }
+        Some(value) => (value.to_string(), value),
+    };
+    match value {
+        Value::Array(list) if list.is_empty() => Ok(None),
+        Value::Array(_) => Ok(Some(text)),
+        other => Err(format!("field `tools` is {}, not a list of tools", json_kind(&other))),
+    }
+}
+
+trainer_plugin::export_formatter!(Pairs);
