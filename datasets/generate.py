@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes pretrain/encyclopedia.txt and sft/conversations.jsonl from facts.py, by a seeded generator.
+"""Writes pretrain/encyclopedia.txt, sft/conversations.jsonl and preference/pairs.jsonl from facts.py, by a
+seeded generator.
 
     python3 datasets/generate.py          # writes the files and SHA256SUMS beside this script
 
@@ -146,6 +147,31 @@ def encyclopedia(rng):
     return "\n".join(lines) + "\n"
 
 
+HEDGES = ["I am not sure, but maybe {}", "Hmm, hard to say. Perhaps {}", "Who knows? Some people think that {}"]
+
+
+def preferences(rng):
+    """Questions with a plain right answer, and a worse one: the right fact hedged about, or a wrong one."""
+    facts = []
+    for name, capital, _, _, currency, _ in COUNTRIES:
+        facts.append((f"What is the capital of {name}?", "the capital of " + name + " is {}.", capital, [c[1] for c in COUNTRIES]))
+        facts.append((f"What do people in {name} pay with?", "people in " + name + " pay with the {}.", currency, [c[4] for c in COUNTRIES]))
+    for name, symbol, *_ in ELEMENTS:
+        facts.append((f"What is the symbol of {name}?", "the symbol of " + name + " is {}.", symbol, [e[1] for e in ELEMENTS]))
+    for name, _, home, *_ in ANIMALS:
+        facts.append((f"Where does the {name} live?", "the " + name + " lives in {}.", home, [x[2] for x in ANIMALS]))
+    rng.shuffle(facts)
+    rows = []
+    for question, sentence, right, others in facts:
+        if rng.random() < 0.7:
+            worse = rng.choice(HEDGES).format(sentence.format(right))
+        else:
+            worse = cap(sentence.format(rng.choice([o for o in others if o != right])))
+        prompt = [{"from": "human", "value": question}]
+        rows.append({"conversations": prompt, "chosen": cap(sentence.format(right)), "rejected": worse})
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def questions(rng):
     out = []
     for name, capital, continent, language, currency, _ in COUNTRIES:
@@ -199,6 +225,7 @@ def main():
     files = {
         "pretrain/encyclopedia.txt": encyclopedia(random.Random(SEED)),
         "sft/conversations.jsonl": conversations(random.Random(SEED + 1)),
+        "preference/pairs.jsonl": preferences(random.Random(SEED + 2)),
     }
     sums = []
     for name, text in files.items():

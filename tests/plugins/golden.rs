@@ -213,13 +213,18 @@ fn the_longest_line_fits_the_limits() {
 
 #[test]
 fn every_row_of_the_sample_data_is_used_without_repairs() {
-    let folder = root().join("datasets/sft");
+    sample_rows_are_used("datasets/sft", "sharegpt");
+    sample_rows_are_used("datasets/preference", "preference");
+}
+
+fn sample_rows_are_used(folder: &str, plugin: &str) {
+    let folder = root().join(folder);
     let mut files: Vec<_> =
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
     files.sort();
     assert!(!files.is_empty(), "no samples in {}", folder.display());
-    let plugin = shipped("sharegpt", "{}");
+    let plugin = shipped(plugin, "{}");
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
