@@ -1,5 +1,5 @@
-//! Which rows are trained and which validate, and their order: pure functions of the number of
-//! rows, the seed and the epoch, whatever the batches were in which the rows arrived.
+//! Which rows are trained and which validate: a pure function of the number of rows and the seed,
+//! whatever the batches were in which the rows arrived.
 
 use super::error::DataError;
 use crate::rng::{Purpose, Stream};
@@ -44,31 +44,6 @@ impl Split {
     }
 }
 
-/// How many of `rows` to use under `--max_train_samples` and the like: unset or negative, all.
-pub fn sample_limit(rows: usize, max_samples: Option<i64>) -> usize {
-    match max_samples.map(usize::try_from) {
-        Some(Ok(max)) => rows.min(max),
-        _ => rows,
-    }
-}
-
-/// The order of `rows` rows in `epoch`: shuffled anew each epoch, or as they lie in the files.
-///
-/// # Errors
-/// More rows than `u32` can number.
-pub fn epoch_order(
-    rows: usize,
-    seed: u64,
-    epoch: u64,
-    shuffle: bool,
-) -> Result<Vec<u32>, DataError> {
-    let count = u32::try_from(rows).map_err(|_| DataError::TooManyRows { got: rows })?;
-    Ok(match shuffle {
-        true => Stream::new(seed, Purpose::Shuffle, epoch).permutation(rows),
-        false => (0..count).collect(),
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -98,22 +73,5 @@ mod tests {
         for bad in [-1.0, 100.0, f64::NAN] {
             assert!(Split::new(20, bad, 1).unwrap_err().to_string().contains("below 100"));
         }
-    }
-
-    #[test]
-    fn order_changes_with_the_epoch_unless_kept() {
-        let order = |epoch, shuffle| epoch_order(100, 7, epoch, shuffle).unwrap();
-        assert_ne!(order(0, true), order(1, true));
-        assert_eq!(order(1, true), order(1, true));
-        assert_eq!(order(3, false), (0..100).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn sample_limits_read_as_the_flags_do() {
-        assert_eq!(sample_limit(10, None), 10);
-        assert_eq!(sample_limit(10, Some(-1)), 10);
-        assert_eq!(sample_limit(10, Some(3)), 3);
-        assert_eq!(sample_limit(10, Some(0)), 0);
-        assert_eq!(sample_limit(10, Some(30)), 10);
     }
 }

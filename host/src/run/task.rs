@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::data::Provenance;
 use crate::error::Result;
 use crate::model::{GradSet, ParamSet};
 use crate::objective::StepSums;
@@ -68,4 +69,15 @@ pub trait Task {
 
     /// Where the examples of a batch came from, for messages: `file:row`.
     fn describe_batch(&self, batch: &[u32]) -> String;
+}
+
+/// Names of the first few rows of a batch, and how many more there are.
+pub fn name_rows<'a>(rows: impl ExactSizeIterator<Item = &'a Provenance>) -> String {
+    const SHOWN: usize = 4;
+    let more = rows.len().saturating_sub(SHOWN);
+    let mut names: Vec<String> = rows.take(SHOWN).map(Provenance::to_string).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
 }

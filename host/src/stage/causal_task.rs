@@ -8,6 +8,7 @@ use crate::model::decoder::{CausalScores, Decoder, dropout_key};
 use crate::model::memory::num_parameters;
 use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
 use crate::objective::{StepSums, causal};
+use crate::run::task::name_rows;
 use crate::run::{EvalSums, MicroStep, Task};
 use crate::text::TokenizedExample;
 
@@ -145,11 +146,6 @@ impl Task for CausalTask {
     }
 
     fn describe_batch(&self, batch: &[u32]) -> String {
-        let mut rows: Vec<String> =
-            batch.iter().take(4).map(|&i| self.train[i as usize].provenance.to_string()).collect();
-        if batch.len() > rows.len() {
-            rows.push(format!("and {} more", batch.len() - rows.len()));
-        }
-        rows.join(", ")
+        name_rows(batch.iter().map(|&i| &self.train[i as usize].provenance))
     }
 }

@@ -18,6 +18,7 @@ use crate::objective::StepSums;
 use crate::objective::dpo::Pair;
 use crate::ops::head::CHUNK_BYTES;
 use crate::run::manifest::hash_files;
+use crate::run::task::name_rows;
 use crate::run::{EvalSums, MicroStep, RunError, Task};
 use crate::text::pack::Plan;
 use crate::text::{Encoded, TokenizedExample};
@@ -247,13 +248,7 @@ impl Task for DpoTask {
     }
 
     fn describe_batch(&self, batch: &[u32]) -> String {
-        let rows =
-            batch.iter().take(4).map(|&i| self.train[i as usize].chosen.provenance.to_string());
-        let mut rows: Vec<String> = rows.collect();
-        if batch.len() > rows.len() {
-            rows.push(format!("and {} more", batch.len() - rows.len()));
-        }
-        rows.join(", ")
+        name_rows(batch.iter().map(|&i| &self.train[i as usize].chosen.provenance))
     }
 }
 
