@@ -181,6 +181,45 @@ fn a_model_from_scratch_learns_speaks_and_resumes_to_the_same_bits() {
     ));
     assert_eq!(json(other.join("config.json"))["num_hidden_layers"], 1);
     assert_eq!(json(other.join("config.json"))["hidden_size"], 64);
+
+    // A configuration made for another tokenizer gets this one's special tokens.
+    let mut foreign = json(out.join("config.json"));
+    foreign["eos_token_id"] = 77.into();
+    foreign["bos_token_id"] = 78.into();
+    let file = tmp.path().join("foreign.json");
+    std::fs::write(&file, foreign.to_string()).unwrap();
+    let other = tmp.path().join("foreign");
+    let file = arg(&file);
+    let more = ["--config_name", &file, "--tokenizer_name_or_path", &tokenizer, "--max_steps", "1"];
+    trainer_ok(pt(&other, &data, &more));
+    let config = json(other.join("config.json"));
+    assert_eq!(
+        (&config["eos_token_id"], &config["bos_token_id"]),
+        (&0.into(), &serde_json::Value::Null)
+    );
+}
+
+#[test]
+fn a_tokenizers_texts_are_accounted_for() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("rows.jsonl");
+    let mut rows = String::new();
+    (0..40).for_each(|i| rows.push_str(&format!("{{\"text\": \"row number {i} of many\"}}\n")));
+    rows.push_str("{\"text\": 5}\n{\"text\": \"\"}\n");
+    std::fs::write(&data, rows).unwrap();
+    let out = tmp.path().join("tokenizer");
+    let train = |plugin: &str, data: &Path, more: &[&str]| -> Vec<String> {
+        let (data, out) = (arg(data), arg(&out));
+        let args = ["tokenizer", "train", "--train_file_dir", &data, "--output_dir", &out];
+        let plugin = ["--plugin", plugin, "--vocab_size", "300"];
+        args.iter().chain(&plugin).chain(more).map(|s| s.to_string()).collect()
+    };
+    let screen = trainer_ok(train("text", &data, &[]));
+    assert!(screen.contains("42 rows of 1 file: 40 used"), "{screen}");
+    assert!(screen.contains("1 rejected") || screen.contains("2 rejected"), "{screen}");
+    // Pairs hold no text of their own: said, not passed over.
+    let pairs = root().join("datasets/preference");
+    trainer_fails(train("preference", &pairs, &[]), 2, &["hold no text"]);
 }
 
 #[test]

@@ -59,6 +59,11 @@ pub fn prepare<'a>(
     }
     let mut notices = model_config.notices.clone();
     notices.extend(tokenizer.notices.iter().cloned());
+    if config.pretraining.is_some() && tokenizer.eos().is_none() {
+        notices.push(
+            "the tokenizer has no end-of-text token: documents follow each other unmarked".into(),
+        );
+    }
     if config.model_max_length > model_config.spec.max_position_embeddings {
         notices.push(format!(
             "model_max_length {} is beyond the {} positions the model was made for",

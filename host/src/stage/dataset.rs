@@ -173,7 +173,7 @@ impl Pipeline {
         }
         Err(ConfigError::one(format!(
             "`{}` has no `input_ids` and `labels`, and no formatter plugin is given; add one, such as \
-             --plugin sharegpt, alpaca or text",
+             --plugin sharegpt, alpaca or text (pairs: preference)",
             file.name
         ))
         .into())

@@ -434,7 +434,8 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         seed: args.seed,
     };
     if precompute {
-        // In the very batches of training order of row: the sums don't depend on the batch.
+        // In batches of training's size, which bounds the memory; a sequence's sum does not depend on
+        // its neighbours.
         let pairs = std::mem::take(&mut task.train);
         let mut known = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(batch_size.max(1)) {

@@ -70,7 +70,7 @@ fn append(block: &mut TokenizedExample, piece: TokenizedExample) {
 }
 
 /// Configuration and tokenizer of a model from scratch: `config_name` where given, sizes on top,
-/// and the tokenizer's ids and vocabulary where the file does not name its own.
+/// the tokenizer's special tokens, and its vocabulary where the file names no size.
 ///
 /// # Errors
 /// A tokenizer or configuration that can't be used; every fault of the configuration at once.
@@ -151,16 +151,12 @@ fn complete(
     }
     let id = |token: Option<(&str, u32)>| token.map(|(_, id)| id);
     let eos = id(tokenizer.eos());
-    let own: [(&str, Option<u32>); 4] = [
-        ("vocab_size", Some(tokenizer.largest_id() + 1)),
-        ("bos_token_id", id(tokenizer.bos())),
-        ("eos_token_id", eos),
-        ("pad_token_id", eos),
-    ];
-    for (name, value) in own {
-        if let Some(value) = value {
-            raw.entry(name).or_insert_with(|| json!(value));
-        }
+    raw.entry("vocab_size").or_insert_with(|| json!(tokenizer.largest_id() + 1));
+    // A configuration made for another tokenizer has ids that mean something else here.
+    for (name, value) in
+        [("bos_token_id", id(tokenizer.bos())), ("eos_token_id", eos), ("pad_token_id", eos)]
+    {
+        raw.insert(name.into(), json!(value));
     }
     raw
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::dataset::{load_plugin, projection};
 use crate::config::ConfigError;
 use crate::data::source::{ReadOptions, SourceFile};
-use crate::data::{Example, Ledger, Provenance, SourceReader};
+use crate::data::{Example, Ledger, Provenance, Reject, RejectKind, SourceReader};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::plugin::{Plugin, Verdict, World};
@@ -37,12 +37,25 @@ pub fn texts(
         let outcomes = plugin.format(std::slice::from_ref(&batch.batch))?;
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let at = batch.provenance(i);
+            outcome.notes.iter().for_each(|note| ledger.note(&at.file, note));
             match outcome.verdict {
                 Verdict::Keep(examples) => {
-                    ledger.used(&at, examples.len() as u64);
-                    texts.extend(examples.into_iter().flat_map(words).map(|t| (at.clone(), t)));
+                    let found: Vec<String> = examples.into_iter().flat_map(words).collect();
+                    if found.is_empty() {
+                        ledger.skipped(&at, "holds no text, only pairs, prompts or tokens");
+                        continue;
+                    }
+                    ledger.used(&at, found.len() as u64);
+                    texts.extend(found.into_iter().map(|text| (at.clone(), text)));
                 }
-                Verdict::Skip(reason) | Verdict::Reject(reason) => ledger.skipped(&at, &reason),
+                Verdict::Skip(reason) => ledger.skipped(&at, &reason),
+                Verdict::Reject(reason) => ledger.rejected(Reject {
+                    file: at.file.clone(),
+                    row: at.row,
+                    kind: RejectKind::Formatter,
+                    reason,
+                    excerpt: String::new(),
+                }),
             }
         }
     }
