@@ -9,6 +9,7 @@ use super::peft;
 use crate::fs;
 use crate::model::reader::WeightFiles;
 use crate::model::save::{Entry, SHARD_BYTES, config_for, write_json, write_weights};
+use crate::model::score_head::SCORE;
 use crate::model::{HfConfig, ModelError};
 
 /// Files of a tokenizer, copied as they stand.
@@ -49,7 +50,7 @@ pub fn merge(
     output_dir: &Path,
     dtype: Option<DType>,
 ) -> Result<MergeReport, ModelError> {
-    let config = HfConfig::read(base_dir)?;
+    let mut config = HfConfig::read_any(base_dir)?;
     let adapter = peft::read(adapter_dir)?;
     let fault = |reason: String| ModelError::Adapter { path: adapter_dir.into(), reason };
     let files = WeightFiles::open(base_dir)?;
@@ -66,8 +67,24 @@ pub fn merge(
     let mut stored = None;
     let names: Vec<String> = files.names().map(str::to_string).collect();
     let head = crate::model::slots::Slot::LmHead.name();
-    let names = names.into_iter().filter(|n| !(config.spec.tie_word_embeddings && *n == head));
-    for name in names {
+    // A reward model has its own head in place of the one with words.
+    let score = adapter.score.as_ref();
+    if let Some(score) = score {
+        if score.dims()[1] != config.spec.hidden_size {
+            return Err(fault(format!(
+                "its score head is made for a width of {}, the base has {}; it belongs to another model",
+                score.dims()[1], config.spec.hidden_size
+            )));
+        }
+        config = config.as_reward_model();
+    } else if config.is_reward_model() {
+        return Err(fault(
+            "it adapts a language model, and the base is a reward model; give its own base".into(),
+        ));
+    }
+    let tied = config.spec.tie_word_embeddings;
+    let replaced = |n: &str| (tied && n == head) || (score.is_some() && n == SCORE);
+    for name in names.into_iter().filter(|n| !replaced(n)) {
         // Types and shapes are needed before the values; reading twice keeps memory at one tensor.
         let probe = files.read(&name)?;
         let own = dtype.filter(|_| probe.dtype().is_float()).unwrap_or(probe.dtype());
@@ -101,6 +118,12 @@ pub fn merge(
         entries.push(Entry { name, dtype: own, shape, tensor: Box::new(tensor) });
     }
     let copied_tensors = entries.len() - adapter.tensors.len();
+    if let Some(score) = score {
+        let dtype = stored.unwrap_or(DType::F32);
+        let (shape, score) = (score.dims().to_vec(), score.clone());
+        let tensor = Box::new(move || Ok(score));
+        entries.push(Entry { name: SCORE.into(), dtype, shape, tensor });
+    }
     let out = fs::AtomicDir::create(output_dir)?;
     write_weights(out.path(), entries, SHARD_BYTES)?;
     let stored = stored.unwrap_or(DType::F32);

@@ -47,6 +47,42 @@ pub fn attach_fresh(
 /// When a tensor of the adapter is absent, of another shape, or belongs to no layer.
 pub fn attach_loaded(decoder: &mut Decoder, adapter: &PeftAdapter) -> Result<ParamSet, ModelError> {
     let fault = |reason: String| ModelError::Adapter { path: adapter.path.clone(), reason };
+    if adapter.score.is_some() {
+        return Err(fault(
+            "it is of a reward model; give an adapter of a language model here".into(),
+        ));
+    }
+    attach_pairs(decoder, adapter)
+}
+
+/// As [`attach_loaded`] for an adapter of a reward model: its pairs, then its head, the last
+/// parameter.
+///
+/// # Errors
+/// As [`attach_loaded`]; and for an adapter without a head.
+pub fn attach_reward(decoder: &mut Decoder, adapter: &PeftAdapter) -> Result<ParamSet, ModelError> {
+    let fault = |reason: String| ModelError::Adapter { path: adapter.path.clone(), reason };
+    let Some(score) = &adapter.score else {
+        return Err(fault(
+            "it is of a language model; give an adapter of a reward model (task_type SEQ_CLS) here"
+                .into(),
+        ));
+    };
+    let hidden = decoder.spec.hidden_size;
+    if score.dims() != [1, hidden] {
+        return Err(fault(format!(
+            "its score head has shape {:?}, the base needs [1, {hidden}]; it belongs to another model",
+            score.dims()
+        )));
+    }
+    let mut params = attach_pairs(decoder, adapter)?;
+    let tensor = score.to_device(decoder.device())?.copy()?;
+    params.params.push(NamedTensor { name: peft::SCORE_KEY.into(), tensor, decay: true });
+    Ok(params)
+}
+
+fn attach_pairs(decoder: &mut Decoder, adapter: &PeftAdapter) -> Result<ParamSet, ModelError> {
+    let fault = |reason: String| ModelError::Adapter { path: adapter.path.clone(), reason };
     let mut used = 0;
     let params = attach(decoder, &adapter.config, |module, rank, width_in, width_out, device| {
         let (a, b) = adapter.tensors.get(module).ok_or_else(|| {

@@ -50,9 +50,26 @@ impl std::fmt::Display for TargetModules {
     }
 }
 
+/// What the adapted model is for (PEFT's `task_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskType {
+    /// Language modelling.
+    CausalLm,
+    /// Scores: the head is trained beside the LoRA pairs and saved with them.
+    SeqCls,
+}
+
+/// Modules that PEFT trains whole, beside the pairs, for [`TaskType::SeqCls`].
+const SCORE_MODULES: [&str; 2] = ["classifier", "score"];
+
+/// Key of a reward model's head in an adapter.
+pub const SCORE_KEY: &str = "base_model.model.score.weight";
+
 /// A LoRA configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
+    /// What the adapted model is for.
+    pub task_type: TaskType,
     /// Rank.
     pub r: usize,
     /// Numerator of the scale.
@@ -100,6 +117,8 @@ pub struct PeftAdapter {
     pub config: LoraConfig,
     /// A `[r, in]` and B `[out, r]` by module path (`model.layers.0.self_attn.q_proj`).
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
+    /// A reward model's head, `[1, hidden]`.
+    pub score: Option<Tensor>,
 }
 
 /// Keys whose feature changes the result and is not supported, with the values that mean "off".
@@ -157,7 +176,18 @@ pub fn read(dir: &Path) -> Result<PeftAdapter, ModelError> {
         .find(|p| p.is_file())
         .ok_or_else(|| fault("it has no adapter_model.safetensors; save it again".into()))?;
     let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
+    let mut score = None;
     for (name, tensor) in reader::read_all(&file)? {
+        if config.task_type == TaskType::SeqCls && name == SCORE_KEY {
+            if tensor.dims().len() != 2 || tensor.dims()[0] != 1 {
+                return Err(fault(format!(
+                    "its score head has shape {:?}; a reward model has one output",
+                    tensor.dims()
+                )));
+            }
+            score = Some(tensor.to_dtype(DType::F32)?);
+            continue;
+        }
         let (module, half) = split_key(&name).ok_or_else(|| {
             fault(format!(
                 "tensor `{}` is not a LoRA matrix of a linear layer; only those are supported",
@@ -175,7 +205,10 @@ pub fn read(dir: &Path) -> Result<PeftAdapter, ModelError> {
             }
         };
     }
-    Ok(PeftAdapter { path: dir.into(), config, tensors })
+    if config.task_type == TaskType::SeqCls && score.is_none() {
+        return Err(fault(format!("it is of a reward model but has no `{SCORE_KEY}`")));
+    }
+    Ok(PeftAdapter { path: dir.into(), config, tensors, score })
 }
 
 /// `base_model.model.MODULE.lora_A.weight` → `(MODULE, 0)`; B → 1.
@@ -194,8 +227,19 @@ fn parse_config(raw: &Map<String, Value>) -> Result<LoraConfig, Vec<String>> {
         let kind = crate::error::excerpt(kind);
         faults.push(format!("peft_type is `{kind}`; only LORA adapters are supported"));
     }
+    let task_type = match raw.get("task_type").and_then(Value::as_str) {
+        Some("SEQ_CLS") => TaskType::SeqCls,
+        _ => TaskType::CausalLm,
+    };
+    // PEFT lists the head's possible names there for reward models.
+    let only_the_head = |key: &str, value: &Value| {
+        let names = value.as_array().into_iter().flatten();
+        key == "modules_to_save"
+            && task_type == TaskType::SeqCls
+            && names.clone().all(|n| n.as_str().is_some_and(|n| SCORE_MODULES.contains(&n)))
+    };
     for key in UNSUPPORTED {
-        if raw.get(key).is_some_and(|v| !is_off(v)) {
+        if raw.get(key).is_some_and(|v| !is_off(v) && !only_the_head(key, v)) {
             faults.push(format!("`{key}` is set, which this version does not support; merge the adapter with PEFT first"));
         }
     }
@@ -224,6 +268,7 @@ fn parse_config(raw: &Map<String, Value>) -> Result<LoraConfig, Vec<String>> {
     };
     let flag = |key: &str| raw.get(key).and_then(Value::as_bool).unwrap_or(false);
     let config = LoraConfig {
+        task_type,
         r,
         lora_alpha: number("lora_alpha", 8.0),
         lora_dropout: number("lora_dropout", 0.0),
@@ -277,13 +322,25 @@ fn config_json(config: &LoraConfig, modules: &[String]) -> Value {
         ("lora_dropout", json!(config.lora_dropout)),
         ("megatron_config", Value::Null),
         ("megatron_core", json!("megatron.core")),
-        ("modules_to_save", Value::Null),
+        (
+            "modules_to_save",
+            match config.task_type {
+                TaskType::CausalLm => Value::Null,
+                TaskType::SeqCls => json!(SCORE_MODULES),
+            },
+        ),
         ("peft_type", json!("LORA")),
         ("r", json!(config.r)),
         ("rank_pattern", json!(config.rank_pattern)),
         ("revision", Value::Null),
         ("target_modules", targets),
-        ("task_type", json!("CAUSAL_LM")),
+        (
+            "task_type",
+            json!(match config.task_type {
+                TaskType::CausalLm => "CAUSAL_LM",
+                TaskType::SeqCls => "SEQ_CLS",
+            }),
+        ),
         ("use_dora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
     ]);
@@ -314,6 +371,7 @@ mod tests {
 
     fn config() -> LoraConfig {
         LoraConfig {
+            task_type: TaskType::CausalLm,
             r: 4,
             lora_alpha: 8.0,
             lora_dropout: 0.05,
@@ -357,6 +415,15 @@ mod tests {
         let faults = parse_config(raw.as_object().unwrap()).unwrap_err().join("; ");
         assert!(faults.contains("`use_dora`") && faults.contains("`modules_to_save`"), "{faults}");
         assert!(!faults.contains("some_future_key"));
+    }
+
+    #[test]
+    fn a_reward_models_head_is_no_foreign_module() {
+        let mut raw = json!({"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"],
+            "modules_to_save": ["classifier", "score"], "task_type": "SEQ_CLS"});
+        assert_eq!(parse_config(raw.as_object().unwrap()).unwrap().task_type, TaskType::SeqCls);
+        raw["modules_to_save"] = json!(["score", "embed_tokens"]);
+        assert!(parse_config(raw.as_object().unwrap()).is_err());
     }
 
     #[test]

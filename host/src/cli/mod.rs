@@ -1,7 +1,6 @@
 //! The command line: one file per command. The only place that prints.
 
 mod chat;
-mod dpo;
 mod flags;
 mod generate;
 mod import;
@@ -9,15 +8,15 @@ mod merge;
 mod plugin;
 mod preview;
 mod progress;
-mod pt;
 mod quickstart;
 mod screen;
-mod sft;
 mod signals;
 mod tokenizer;
+mod train;
 
 use std::process::ExitCode;
 
+use crate::config::Stage;
 use crate::error::{Error, Result};
 
 /// A command: its name, one line about it, and what runs it with the arguments after the name.
@@ -31,14 +30,38 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "sft",
         about: "fine-tune a model on conversations (also without the name)",
-        run: sft::run,
+        run: |args| train::run(Stage::Sft, args),
     },
     Command {
         name: "pt",
         about: "train on plain text: a base, or a model from scratch",
-        run: pt::run,
+        run: |args| train::run(Stage::Pt, args),
     },
-    Command { name: "dpo", about: "train on pairs of a better and a worse answer", run: dpo::run },
+    Command {
+        name: "rm",
+        about: "train a reward model on pairs of answers",
+        run: |args| train::run(Stage::Rm, args),
+    },
+    Command {
+        name: "dpo",
+        about: "train on pairs of a better and a worse answer",
+        run: |args| train::run(Stage::Dpo, args),
+    },
+    Command {
+        name: "orpo",
+        about: "the same without a reference, by odds ratios",
+        run: |args| train::run(Stage::Orpo, args),
+    },
+    Command {
+        name: "simpo",
+        about: "the same without a reference, by mean log-probabilities",
+        run: |args| train::run(Stage::Simpo, args),
+    },
+    Command {
+        name: "kto",
+        about: "train on single answers, good or bad",
+        run: |args| train::run(Stage::Kto, args),
+    },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
@@ -92,7 +115,7 @@ fn dispatch(args: &[String]) -> Result<()> {
             screen::line(&format!("trainer {}", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-        Some(flag) if flag.starts_with("--") => sft::run(args),
+        Some(flag) if flag.starts_with("--") => train::run(Stage::Sft, args),
         Some(name) => match COMMANDS.iter().find(|c| c.name == name) {
             Some(command) => (command.run)(&args[1..]),
             None => Err(unknown_command(name)),

@@ -101,7 +101,7 @@ pub fn run(args: &[String]) -> Result<()> {
 
     screen::line("2/4 LoRA fine-tuning on ShareGPT conversations through the plugin sharegpt");
     let (config, command) = sft_config(&folders, sft_epochs, seed)?;
-    super::sft::train(&config, command.clone())?;
+    super::train::train(&config, command.clone())?;
     if signals::interrupted() {
         return Ok(());
     }

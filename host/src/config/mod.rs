@@ -6,11 +6,13 @@
 
 pub mod file;
 pub mod run;
+pub mod stage;
 pub mod table;
 pub mod training;
 pub mod values;
 
-pub use run::{DpoLoss, Packing, Preferences, Pretraining, RunConfig, Stage};
+pub use run::RunConfig;
+pub use stage::{Packing, PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 
 /// A flag, key or combination that can't be used. All faults of one command are reported together.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
 use super::values::Values;
 use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
 
@@ -18,91 +19,6 @@ pub enum OnBadRow {
     Skip,
 }
 
-/// The loss on a pair of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DpoLoss {
-    /// Rafailov et al. 2023 (arXiv 2305.18290), equation 7; with label smoothing, Mitchell's
-    /// conservative variant.
-    Sigmoid,
-    /// The hinge on the margin, as in SLiC (arXiv 2305.10425).
-    Hinge,
-    /// Azar et al. 2023 (arXiv 2310.12036), equation 17, on means over the answers' tokens.
-    Ipo,
-    /// Chowdhury et al. 2024 (arXiv 2403.00409): unbiased when a known share of labels is swapped.
-    Robust,
-}
-
-/// What is trained on what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Continued (or first) pre-training: every token of documents.
-    Pt,
-    /// Supervised fine-tuning: the assistant's turns of conversations.
-    Sft,
-    /// Direct preference optimisation: pairs of a better and a worse answer.
-    Dpo,
-}
-
-impl Stage {
-    /// Name of the command.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Pt => "pt",
-            Stage::Sft => "sft",
-            Stage::Dpo => "dpo",
-        }
-    }
-}
-
-/// How documents become the sequences of pre-training. No way loses a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// Documents end to end, cut into blocks; a block may hold parts of several documents that
-    /// see each other, as in GPT-2's training.
-    Concat,
-    /// Documents (cut into pieces no longer than a block) fill blocks without seeing each other.
-    Documents,
-    /// Every document by itself, cut into pieces no longer than a block.
-    None,
-}
-
-/// What only pre-training knows.
-#[derive(Clone, Debug, Serialize)]
-pub struct Pretraining {
-    /// How documents become sequences.
-    pub packing: Packing,
-    /// `config.json` (or a folder with one) of a model to begin from scratch.
-    pub config_name: Option<PathBuf>,
-    /// Sizes of a model to begin from scratch, by their names in `config.json`; over those of
-    /// `config_name` where both are given.
-    pub sizes: BTreeMap<String, serde_json::Value>,
-}
-
-impl Pretraining {
-    /// Whether the model begins with random weights.
-    pub fn from_scratch(&self) -> bool {
-        self.config_name.is_some() || !self.sizes.is_empty()
-    }
-}
-
-/// What only preference optimisation knows.
-#[derive(Clone, Debug, Serialize)]
-pub struct Preferences {
-    /// The loss on a pair.
-    pub loss: DpoLoss,
-    /// How strongly the policy is held to the reference.
-    pub beta: f64,
-    /// Share of pairs whose labels are expected to be swapped.
-    pub label_smoothing: f64,
-    /// Folder of the reference model; `None`: the model as it is before training.
-    pub ref_model_name_or_path: Option<PathBuf>,
-    /// Score all pairs by the reference before training.
-    pub precompute_ref_log_probs: bool,
-}
-
 /// Everything a training stage needs, validated.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunConfig {
@@ -112,6 +28,8 @@ pub struct RunConfig {
     pub pretraining: Option<Pretraining>,
     /// What only preference optimisation knows; `None` in other stages.
     pub preferences: Option<Preferences>,
+    /// What only reward modelling knows; `None` in other stages.
+    pub reward_modelling: Option<RewardModelling>,
     /// Base model folder; empty when the model begins from scratch.
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
@@ -171,7 +89,7 @@ impl RunConfig {
     /// Every fault at once.
     pub fn resolve(stage: Stage, mut values: Values, train: bool) -> Result<Self, ConfigError> {
         let v = &mut values;
-        let pretraining = (stage == Stage::Pt).then(|| pretraining(v));
+        let pretraining = (stage == Stage::Pt).then(|| Pretraining::resolve(v));
         let from_scratch = pretraining.as_ref().is_some_and(Pretraining::from_scratch);
         let need = |v: &mut Values, name: &str, what: &str| match v.text(name) {
             Some(text) => text,
@@ -228,14 +146,14 @@ impl RunConfig {
             plugin.push("text".into());
         }
         let model_max_length = match stage {
-            Stage::Dpo => v.size("max_source_length") + v.size("max_target_length"),
             Stage::Pt | Stage::Sft => v.size("model_max_length"),
+            _ => v.size("max_source_length") + v.size("max_target_length"),
         };
-        let preferences = (stage == Stage::Dpo).then(|| preferences(v));
         let config = Self {
             stage,
             pretraining,
-            preferences,
+            preferences: Preferences::resolve(stage, v),
+            reward_modelling: RewardModelling::resolve(stage, v),
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             bfloat16: v.choice("torch_dtype") == "bfloat16",
@@ -293,58 +211,6 @@ impl RunConfig {
             faults.push("`--early_stopping_patience` needs evaluations: set `--eval_strategy` and validation data");
         }
         v.faults.extend(faults.into_iter().map(str::to_string));
-    }
-}
-
-/// Names of the sizes, as flags and in `config.json`.
-const SIZES: [&str; 6] = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-];
-
-fn pretraining(v: &mut Values) -> Pretraining {
-    let mut sizes = BTreeMap::new();
-    for name in SIZES {
-        if let Some(size) = v.optional_int(name) {
-            sizes.insert(name.to_string(), size.into());
-        }
-    }
-    if let Some(tied) = v.optional_bool("tie_word_embeddings") {
-        sizes.insert("tie_word_embeddings".into(), tied.into());
-    }
-    let packing = match v.choice("packing").as_str() {
-        "documents" => Packing::Documents,
-        "none" | "False" => Packing::None,
-        _ => Packing::Concat,
-    };
-    Pretraining { packing, config_name: v.text("config_name").map(PathBuf::from), sizes }
-}
-
-fn preferences(v: &mut Values) -> Preferences {
-    let loss = match v.choice("loss_type").as_str() {
-        "hinge" => DpoLoss::Hinge,
-        "ipo" => DpoLoss::Ipo,
-        "robust" => DpoLoss::Robust,
-        _ => DpoLoss::Sigmoid,
-    };
-    let label_smoothing = v.float("label_smoothing");
-    if label_smoothing > 0.0 && matches!(loss, DpoLoss::Hinge | DpoLoss::Ipo) {
-        v.faults.push(
-            "`--label_smoothing` belongs to the losses sigmoid and robust; leave it out or choose \
-             another `--loss_type`"
-                .into(),
-        );
-    }
-    Preferences {
-        loss,
-        beta: v.float("beta"),
-        label_smoothing,
-        ref_model_name_or_path: v.text("ref_model_name_or_path").map(PathBuf::from),
-        precompute_ref_log_probs: v.bool("precompute_ref_log_probs"),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::batch::{Target, TokenBatch};
+use super::batch::TokenBatch;
 use super::block::{self, BlockContext, BlockParams};
 use super::lora::LoraTable;
 use super::params::{GradSet, ParamSet};
@@ -14,7 +14,7 @@ use super::projection::Context;
 use super::rope_freq::inverse_frequencies;
 use super::spec::DecoderSpec;
 use super::weights::Weights;
-use crate::ops::{self, Exec, head, rms_norm, rope};
+use crate::ops::{self, Exec, rms_norm, rope};
 use crate::rng::mix64;
 
 /// Where full fine-tuning puts the decoder's gradients.
@@ -49,7 +49,7 @@ impl Trained {
         }
     }
 
-    fn weights(&self) -> Option<&TrainedWeights> {
+    pub(super) fn weights(&self) -> Option<&TrainedWeights> {
         match self {
             Trained::Full(weights) => Some(weights),
             _ => None,
@@ -84,28 +84,8 @@ enum BlockTape {
 pub struct Tape {
     blocks: Vec<BlockTape>,
     /// Output of the last block, `[tokens, hidden]`.
-    hidden: Tensor,
+    pub(super) hidden: Tensor,
     dropout_key: Option<u64>,
-}
-
-/// A forward whose trained positions are scored, and what its backward needs.
-pub struct Kept {
-    tape: Tape,
-    /// The positions scored.
-    pub targets: Vec<Target>,
-    positions: Tensor,
-    rows: Tensor,
-    stats: rms_norm::Saved,
-    normed: Tensor,
-}
-
-/// Scores and loss derivative of one micro-batch.
-#[derive(Debug, Default)]
-pub struct CausalScores {
-    /// The positions scored.
-    pub targets: Vec<Target>,
-    /// Their scores.
-    pub scores: head::Scores,
 }
 
 impl Decoder {
@@ -278,142 +258,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Hidden states at the targets' positions, normed: `[targets, hidden]`, with what the
-    /// norm's backward needs.
-    fn normed_at(
-        &self,
-        hidden: &Tensor,
-        targets: &[Target],
-    ) -> Result<(Tensor, Tensor, rms_norm::Saved, Tensor)> {
-        let positions: Vec<u32> = targets.iter().map(|t| t.position).collect();
-        let n = positions.len();
-        let positions = Tensor::from_vec(positions, n, &self.device)?;
-        let rows = hidden.index_select(&positions, 0)?;
-        let (normed, stats) =
-            rms_norm::forward(self.exec, &rows, &self.weights.final_norm, self.spec.rms_norm_eps)?;
-        Ok((positions, rows, stats, normed))
-    }
-
-    /// Scores of every trained position of `batch`, without a backward.
-    pub fn score(&self, params: &ParamSet, batch: &TokenBatch) -> Result<CausalScores> {
-        let targets = batch.targets();
-        if targets.is_empty() {
-            return Ok(CausalScores::default());
-        }
-        let hidden = self.hidden(params, batch)?;
-        let (_, _, _, normed) = self.normed_at(&hidden, &targets)?;
-        let tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
-        let scores = head::score(self.exec, &normed, self.head_weight(), &tokens)?;
-        Ok(CausalScores { targets, scores })
-    }
-
-    /// Forward and backward of a loss whose derivative by each target's log-probability is
-    /// known beforehand (`dlogprob`), as the causal loss's is: `-weight / denominator`.
-    pub fn score_and_backward(
-        &self,
-        params: &ParamSet,
-        batch: &TokenBatch,
-        dropout_key: Option<u64>,
-        dlogprob: impl Fn(&Target) -> f32,
-        grads: &mut GradSet,
-    ) -> Result<CausalScores> {
-        let targets = batch.targets();
-        if targets.is_empty() {
-            return Ok(CausalScores::default());
-        }
-        let kept = self.keep(params, batch, targets, dropout_key)?;
-        let dlogprobs: Vec<f32> = kept.targets.iter().map(dlogprob).collect();
-        let (targets, scores) = self.head_and_below(params, batch, kept, &dlogprobs, grads)?;
-        Ok(CausalScores { targets, scores })
-    }
-
-    /// Scores of every trained position with what [`Decoder::backward_scored`] needs, for losses
-    /// whose derivative depends on the log-probabilities. `None`: nothing is trained in `batch`.
-    pub fn forward_scored(
-        &self,
-        params: &ParamSet,
-        batch: &TokenBatch,
-        dropout_key: Option<u64>,
-    ) -> Result<Option<(head::Scores, Kept)>> {
-        let targets = batch.targets();
-        if targets.is_empty() {
-            return Ok(None);
-        }
-        let kept = self.keep(params, batch, targets, dropout_key)?;
-        let tokens: Vec<u32> = kept.targets.iter().map(|t| t.token).collect();
-        let scores = head::score(self.exec, &kept.normed, self.head_weight(), &tokens)?;
-        Ok(Some((scores, kept)))
-    }
-
-    /// The backward of [`Decoder::forward_scored`]: `dlogprobs[i] = d loss / d logprob_i`. The
-    /// head's logits are made again, so that `[targets, vocab]` never exists.
-    pub fn backward_scored(
-        &self,
-        params: &ParamSet,
-        batch: &TokenBatch,
-        kept: Kept,
-        dlogprobs: &[f32],
-        grads: &mut GradSet,
-    ) -> Result<()> {
-        self.head_and_below(params, batch, kept, dlogprobs, grads).map(|_| ())
-    }
-
     /// Runs `f` on this decoder without its LoRA pairs: the base, as a reference model.
     pub fn with_adapter_off<T>(&mut self, f: impl FnOnce(&Decoder) -> T) -> T {
         let trained = std::mem::replace(&mut self.trained, Trained::Nothing);
         let result = f(self);
         self.trained = trained;
         result
-    }
-
-    fn keep(
-        &self,
-        params: &ParamSet,
-        batch: &TokenBatch,
-        targets: Vec<Target>,
-        dropout_key: Option<u64>,
-    ) -> Result<Kept> {
-        let tape = self.forward(params, batch, dropout_key)?;
-        let (positions, rows, stats, normed) = self.normed_at(&tape.hidden, &targets)?;
-        Ok(Kept { tape, targets, positions, rows, stats, normed })
-    }
-
-    fn head_and_below(
-        &self,
-        params: &ParamSet,
-        batch: &TokenBatch,
-        kept: Kept,
-        dlogprobs: &[f32],
-        grads: &mut GradSet,
-    ) -> Result<(Vec<Target>, head::Scores)> {
-        let Kept { tape, targets, positions, rows, stats, normed } = kept;
-        let tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
-        let full = self.trained.weights();
-        let head_index =
-            full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed });
-        let (scores, head_grads) = head::score_and_backward(
-            self.exec,
-            &normed,
-            self.head_weight(),
-            &tokens,
-            dlogprobs,
-            head_index.is_some(),
-        )?;
-        block::add_optional(grads, head_index, head_grads.weight)?;
-        let norm_index = full.and_then(|f| f.final_norm);
-        let (drows, dnorm) = rms_norm::backward(
-            self.exec,
-            &head_grads.hidden,
-            &rows,
-            &self.weights.final_norm,
-            &stats,
-            norm_index.is_some(),
-        )?;
-        block::add_optional(grads, norm_index, dnorm)?;
-        let dhidden = tape.hidden.zeros_like()?.index_add(&positions, &drows, 0)?;
-        drop((rows, normed, drows));
-        self.backward(params, batch, tape, dhidden, grads)?;
-        Ok((targets, scores))
     }
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]` (before the final norm).

@@ -34,12 +34,31 @@ pub struct HfConfig {
 /// configuration should fail before memory is asked for.
 const PARAMETERS_MAX: usize = 1 << 40;
 
+/// How Hugging Face names models with a head of scores.
+const CLASSIFIER: &str = "ForSequenceClassification";
+
 impl HfConfig {
-    /// Reads `config.json` of a model folder.
+    /// Reads `config.json` of a language model's folder.
     ///
     /// # Errors
-    /// [`ModelError::NotAModel`] without the file; [`ModelError::Config`] naming every fault.
+    /// [`ModelError::NotAModel`] without the file; [`ModelError::Config`] naming every fault, also
+    /// for a reward model.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        let config = Self::read_any(dir)?;
+        if config.is_reward_model() {
+            let fault = "it describes a reward model, which has no head for text; give a language \
+                         model (reward models go to `trainer rm`, `score` and `--reward_model_name_or_path`)";
+            let path = dir.join("config.json");
+            return Err(ModelError::Config { path, faults: vec![fault.into()] });
+        }
+        Ok(config)
+    }
+
+    /// Reads `config.json` of a language or reward model's folder.
+    ///
+    /// # Errors
+    /// As [`HfConfig::read`].
+    pub fn read_any(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         if !path.is_file() {
             return Err(ModelError::NotAModel { path: dir.into(), missing: "config.json" });
@@ -105,6 +124,36 @@ impl HfConfig {
         } else {
             Err(fields.faults)
         }
+    }
+
+    /// Whether the model has a head with scores in place of the one with words (Hugging Face's
+    /// `…ForSequenceClassification`).
+    pub fn is_reward_model(&self) -> bool {
+        self.architecture().is_some_and(|name| name.ends_with(CLASSIFIER))
+    }
+
+    fn architecture(&self) -> Option<&str> {
+        self.raw.get("architectures")?.as_array()?.first()?.as_str()
+    }
+
+    /// The configuration of this model as a reward model: a head with one output.
+    pub fn as_reward_model(&self) -> Self {
+        let mut out = self.clone();
+        let name = self.architecture().unwrap_or("LlamaForCausalLM").to_string();
+        let name = match name.strip_suffix("ForCausalLM") {
+            Some(stem) => format!("{stem}{CLASSIFIER}"),
+            None => name,
+        };
+        out.raw.insert("architectures".into(), serde_json::json!([name]));
+        out.raw.insert("id2label".into(), serde_json::json!({"0": "LABEL_0"}));
+        out.raw.insert("label2id".into(), serde_json::json!({"LABEL_0": 0}));
+        // Transformers finds the last token of each row of a batch by the padding.
+        if out.pad_token_id.is_none() {
+            out.pad_token_id = self.eos_token_ids.first().copied();
+        }
+        out.raw.insert("pad_token_id".into(), serde_json::json!(out.pad_token_id));
+        out.spec = self.spec.body();
+        out
     }
 
     /// A complete LLaMA configuration of a model made from scratch.

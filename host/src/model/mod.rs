@@ -19,6 +19,8 @@ pub mod projection;
 pub mod reader;
 pub mod rope_freq;
 pub mod save;
+pub mod score_head;
+pub mod scoring;
 pub mod slots;
 pub mod spec;
 pub mod weights;
@@ -27,6 +29,7 @@ pub use batch::TokenBatch;
 pub use decoder::{Decoder, Trained};
 pub use hf_config::HfConfig;
 pub use params::{GradSet, NamedTensor, ParamSet};
+pub use scoring::{CausalScores, Kept, Scored};
 pub use spec::DecoderSpec;
 pub use weights::Weights;
 

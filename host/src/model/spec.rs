@@ -83,4 +83,9 @@ impl DecoderSpec {
         let applies = self.sliding_layers.get(layer).copied().unwrap_or(true);
         self.sliding_window.filter(|_| applies)
     }
+
+    /// The same decoder without a head of its own, as a reward model has it.
+    pub fn body(&self) -> Self {
+        Self { tie_word_embeddings: true, ..self.clone() }
+    }
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 pub mod causal;
-pub mod dpo;
+pub mod preference;
+pub mod reward;
 
 /// Sums over the trained positions of one micro-batch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +35,12 @@ pub fn add_metrics(into: &mut BTreeMap<String, (f64, f64)>, from: &BTreeMap<Stri
 }
 
 impl StepSums {
+    /// Adds a value to a named metric's mean.
+    pub fn metric(&mut self, name: &str, value: f64) {
+        let entry = self.metrics.entry(name.to_string()).or_default();
+        *entry = (entry.0 + value, entry.1 + 1.0);
+    }
+
     /// Adds another micro-batch's sums.
     pub fn add(&mut self, other: &StepSums) {
         self.loss_sum += other.loss_sum;
@@ -44,4 +51,19 @@ impl StepSums {
         self.num_tokens += other.num_tokens;
         add_metrics(&mut self.metrics, &other.metrics);
     }
+}
+
+/// `1 / (1 + e⁻ˣ)` without overflow.
+pub fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        let e = x.exp();
+        e / (1.0 + e)
+    }
+}
+
+/// `ln sigmoid(x)` without overflow.
+pub fn log_sigmoid(x: f64) -> f64 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
 }

@@ -34,8 +34,12 @@ pub trait Item: Sized {
     /// can't use the example. Texts and tokens need no rendering.
     fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String>;
 
-    /// The items of a row's sequences, or the reason why the row is skipped.
-    fn collect(sequences: Vec<Encoded>) -> std::result::Result<Vec<Self>, &'static str>;
+    /// The items of a row, from its examples and their sequences, or the reason why the row is
+    /// skipped.
+    fn collect(
+        examples: &[Example],
+        sequences: Vec<Encoded>,
+    ) -> std::result::Result<Vec<Self>, &'static str>;
 }
 
 impl Item for TokenizedExample {
@@ -51,7 +55,10 @@ impl Item for TokenizedExample {
         }
     }
 
-    fn collect(sequences: Vec<Encoded>) -> std::result::Result<Vec<Self>, &'static str> {
+    fn collect(
+        _: &[Example],
+        sequences: Vec<Encoded>,
+    ) -> std::result::Result<Vec<Self>, &'static str> {
         let cut = sequences.iter().any(|s| s.truncated_tokens > 0);
         let usable: Vec<Self> =
             sequences.into_iter().map(|s| s.example).filter(|e| e.loss_weight() > 0.0).collect();
@@ -310,11 +317,11 @@ impl Pipeline {
                 given.chain(rendered).collect()
             })
             .collect();
-        for ((at, _), encoded) in rows.iter().zip(encoded) {
+        for ((at, examples), encoded) in rows.iter().zip(encoded) {
             let encoded: std::result::Result<Vec<Encoded>, String> = encoded?.into_iter().collect();
             match encoded {
                 Ok(sequences) => {
-                    if self.enter(at, sequences, part) {
+                    if self.enter(at, examples, sequences, part) {
                         *left -= 1;
                     }
                 }
@@ -377,9 +384,15 @@ impl Pipeline {
     }
 
     /// Enters a row's sequences; answers whether it is used.
-    fn enter<T: Item>(&self, at: &Provenance, sequences: Vec<Encoded>, part: &mut Part<T>) -> bool {
+    fn enter<T: Item>(
+        &self,
+        at: &Provenance,
+        examples: &[Example],
+        sequences: Vec<Encoded>,
+        part: &mut Part<T>,
+    ) -> bool {
         let cut: usize = sequences.iter().map(|s| s.truncated_tokens).sum();
-        match T::collect(sequences) {
+        match T::collect(examples, sequences) {
             Err(reason) => {
                 part.ledger.skipped(at, reason);
                 false

@@ -2,26 +2,30 @@
 //! its manifest and card.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
-use super::causal_task::Persist;
-use super::dataset::{Part, Pipeline};
+use super::causal_task::{EpochPlanner, Persist};
+use super::dataset::{self, Dataset, Item, Part, Pipeline};
 use super::persist::{AdapterFiles, ModelFiles};
-use crate::adapter::peft::{LoraConfig, TargetModules};
+use crate::adapter::peft::{LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{ConfigError, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
+use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::save::write_json;
-use crate::model::{Decoder, HfConfig};
+use crate::model::{Decoder, DecoderSpec, HfConfig, ModelError, ParamSet, Weights};
+use crate::ops::head::CHUNK_BYTES;
 use crate::run::card::{self, Card};
 use crate::run::manifest::{Manifest, UsedPlugin, hash_files};
 use crate::run::progress::Progress;
 use crate::run::{Outcome, RunError, Task, Trainer};
 use crate::text::TextTokenizer;
+use crate::text::pack::Plan;
 
 /// What a run will do: the first screen.
 #[derive(Clone, Debug)]
@@ -175,6 +179,138 @@ pub(super) fn claim(config: &RunConfig) -> Result<std::fs::File> {
     Ok(file)
 }
 
+/// The data of a stage, and what is known before any weight is loaded.
+pub(super) struct Inputs<T> {
+    pub lock: std::fs::File,
+    pub model_config: HfConfig,
+    pub tokenizer: Arc<TextTokenizer>,
+    pub pipeline: Pipeline,
+    pub train: Part<T>,
+    pub eval: Option<Part<T>>,
+    pub validation: String,
+    pub manifest: Manifest,
+    pub notices: Vec<String>,
+}
+
+/// Claims the output folder and reads everything but the weights. `read` reads the base's
+/// configuration; `wanted` names what a row should have given.
+pub(super) fn inputs<T: Item>(
+    config: &RunConfig,
+    command: Vec<String>,
+    read: fn(&Path) -> std::result::Result<HfConfig, ModelError>,
+    wanted: &str,
+) -> Result<Inputs<T>> {
+    set_threads(config.num_threads);
+    let lock = claim(config)?;
+    let model_config = read(&config.model_name_or_path)?;
+    let tokenizer = Arc::new(load_tokenizer(config, &model_config)?);
+    let pipeline = Pipeline::load(config, &tokenizer)?;
+    let Dataset::<T> { train, eval, validation } = dataset::load(config, &pipeline)?;
+    if train.examples.is_empty() {
+        let reasons = train.ledger.lines().join("; ");
+        let fault = format!("no row gave {wanted} ({reasons})");
+        return Err(RunError::NothingToTrain(fault).into());
+    }
+    let manifest = manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
+    let mut notices = model_config.notices.clone();
+    notices.extend(tokenizer.notices.iter().cloned());
+    Ok(Inputs {
+        lock,
+        model_config,
+        tokenizer,
+        pipeline,
+        train,
+        eval,
+        validation,
+        manifest,
+        notices,
+    })
+}
+
+/// Type of the frozen weights.
+pub(super) fn dtype(config: &RunConfig) -> DType {
+    if config.bfloat16 { DType::BF16 } else { DType::F32 }
+}
+
+/// The base's decoder; `spec` may leave out its head.
+pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Decoder> {
+    let base = &config.model_name_or_path;
+    let (weights, _) = Weights::load(base, spec, dtype(config), &Device::Cpu)?;
+    let positions = config.model_max_length;
+    let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
+    decoder.gradient_checkpointing = config.gradient_checkpointing;
+    Ok(decoder)
+}
+
+/// How much a stage's items are.
+pub(super) struct Sizes {
+    pub sequences: usize,
+    /// Tokens of an epoch.
+    pub tokens: usize,
+    pub trained_tokens: usize,
+    /// Most tokens of a micro-batch.
+    pub most_tokens: usize,
+    /// Bytes of what is in memory beside the trained model.
+    pub other_bytes: usize,
+}
+
+/// The plan of micro-batches of whole items with these lengths, in tokens, and the most tokens of
+/// a micro-batch.
+pub(super) fn plan(config: &RunConfig, lengths: Vec<usize>) -> (EpochPlanner, usize) {
+    let args = &config.training;
+    let batch_size = args.per_device_train_batch_size;
+    let plan = Plan { batch_size, pack_to: None, shuffle: args.shuffle, seed: args.seed };
+    let of_batch = |b: &Vec<u32>| b.iter().map(|&i| lengths[i as usize]).sum::<usize>();
+    let most = plan.epoch(&lengths, 0).iter().map(of_batch).max().unwrap_or(0);
+    (Box::new(move |epoch| plan.epoch(&lengths, epoch)), most)
+}
+
+/// The first screen of a stage that trains `params` of `spec`.
+pub(super) fn summary<T>(
+    config: &RunConfig,
+    spec: &DecoderSpec,
+    params: &ParamSet,
+    inputs: &Inputs<T>,
+    sizes: &Sizes,
+) -> Summary {
+    let work = Workload {
+        tokens: sizes.most_tokens,
+        weight_bytes: dtype(config).size_in_bytes(),
+        trained_values: params.num_values(),
+        full: !config.use_peft,
+        lora_rank: if config.use_peft { config.lora_rank } else { 0 },
+        gradient_checkpointing: config.gradient_checkpointing,
+        head_chunk_bytes: CHUNK_BYTES,
+    };
+    Summary {
+        stage: config.stage.name(),
+        model: format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
+        parameters: num_parameters(spec),
+        dtype: if config.bfloat16 { "bfloat16" } else { "float32" },
+        trained: params.num_values(),
+        train_rows: inputs.train.ledger.lines(),
+        sequences: sizes.sequences,
+        tokens: sizes.tokens,
+        trained_tokens: sizes.trained_tokens,
+        packing_fill: None,
+        validation: inputs.validation.clone(),
+        steps: 0,
+        done: 0,
+        memory_bytes: estimate(spec, &work).total() + sizes.other_bytes,
+        seed: config.training.seed,
+        threads: rayon::current_num_threads(),
+        output_dir: config.training.output_dir.clone(),
+        notices: inputs.notices.clone(),
+    }
+}
+
+/// The validation items in batches.
+pub(super) fn eval_batches<T: Clone>(config: &RunConfig, eval: Option<Part<T>>) -> Vec<Vec<T>> {
+    let examples = eval.map_or_else(Vec::new, |e| e.examples);
+    let size = config.training.per_device_eval_batch_size.max(1);
+    examples.chunks(size).map(<[T]>::to_vec).collect()
+}
+
 pub(super) fn load_tokenizer(config: &RunConfig, model: &HfConfig) -> Result<TextTokenizer> {
     let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
@@ -189,7 +325,7 @@ pub(super) fn trainable(
     decoder: &mut Decoder,
     model: &HfConfig,
     tokenizer: &Arc<TextTokenizer>,
-) -> Result<(crate::model::ParamSet, Box<dyn Persist>)> {
+) -> Result<(ParamSet, Box<dyn Persist>)> {
     let tokenizer = tokenizer.clone();
     if !config.use_peft {
         let params = decoder.train_all();
@@ -205,7 +341,15 @@ pub(super) fn trainable(
         let params = adapter::attach_loaded(decoder, &adapter)?;
         return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
     }
-    let lora = LoraConfig {
+    let lora = lora_config(config, TaskType::CausalLm);
+    let params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
+    Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
+}
+
+/// A fresh adapter's configuration.
+pub(super) fn lora_config(config: &RunConfig, task_type: TaskType) -> LoraConfig {
+    LoraConfig {
+        task_type,
         r: config.lora_rank,
         lora_alpha: config.lora_alpha,
         lora_dropout: config.lora_dropout,
@@ -214,10 +358,8 @@ pub(super) fn trainable(
         alpha_pattern: BTreeMap::new(),
         use_rslora: false,
         fan_in_fan_out: false,
-        base_model_name_or_path: base,
-    };
-    let params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
-    Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
+        base_model_name_or_path: config.model_name_or_path.display().to_string(),
+    }
 }
 
 /// What must not change when a run is resumed, beside the loop's own arguments.
@@ -239,6 +381,7 @@ pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<Stri
         ("stage", json!(config.stage)),
         ("pretraining", json!(config.pretraining)),
         ("preferences", json!(config.preferences)),
+        ("reward_modelling", json!(config.reward_modelling)),
         ("use_peft", json!(config.use_peft)),
         ("lora_rank", json!(config.lora_rank)),
         ("lora_alpha", json!(config.lora_alpha)),

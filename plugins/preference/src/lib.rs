@@ -1,9 +1,11 @@
-//! Pairs of a better and a worse answer, in the three shapes that are about:
+//! Pairs of a better and a worse answer, in the three shapes that are about, and single answers
+//! that are known to be good or bad:
 //!
 //! - `{"conversations": [{from, value}, …], "chosen": "…", "rejected": "…", "tools", "system_prompt"}`
 //! - `{"prompt": "…" or [{role, content}, …], "chosen", "rejected"}`, the answers as text or as turns
 //! - `{"system", "history": [[question, answer], …], "question", "response_chosen",
 //!   "response_rejected"}`
+//! - any of these prompts with `"completion"` (text or turns) and `"label"`, true for a good one
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +21,8 @@ const SCHEMA: &str = r#"{
     "chosen": {"type": "string", "default": "", "description": "column of the better answer; chosen or response_chosen"},
     "rejected": {"type": "string", "default": "", "description": "column of the worse answer; rejected or response_rejected"},
     "prompt": {"type": "string", "default": "", "description": "column of the prompt; conversations, prompt or question"},
+    "completion": {"type": "string", "default": "completion", "minLength": 1, "description": "column of a single answer"},
+    "label": {"type": "string", "default": "label", "minLength": 1, "description": "column that says whether a single answer is good"},
     "margin": {"type": "string", "default": "margin", "minLength": 1, "description": "column that says how much better"}
   }
 }"#;
@@ -29,13 +33,22 @@ struct Options {
     chosen: String,
     rejected: String,
     prompt: String,
+    completion: String,
+    label: String,
     margin: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let none = String::new;
-        Self { chosen: none(), rejected: none(), prompt: none(), margin: "margin".into() }
+        Self {
+            chosen: none(),
+            rejected: none(),
+            prompt: none(),
+            completion: "completion".into(),
+            label: "label".into(),
+            margin: "margin".into(),
+        }
     }
 }
 
@@ -43,6 +56,8 @@ struct Pairs {
     chosen: Vec<String>,
     rejected: Vec<String>,
     prompt: Vec<String>,
+    completion: [String; 1],
+    label: String,
     margin: String,
 }
 
@@ -55,7 +70,7 @@ impl Formatter for Pairs {
     const ABOUT: About = About::new(
         "preference",
         env!("CARGO_PKG_VERSION"),
-        "Prompts with a better and a worse answer, tools included.",
+        "Prompts with a better and a worse answer, or with a single one that is good or bad.",
     )
     .options(SCHEMA);
 
@@ -64,12 +79,15 @@ impl Formatter for Pairs {
             chosen: columns(options.chosen, &["chosen", "response_chosen"]),
             rejected: columns(options.rejected, &["rejected", "response_rejected"]),
             prompt: columns(options.prompt, &["conversations", "prompt", "question"]),
+            completion: [options.completion],
+            label: options.label,
             margin: options.margin,
         })
     }
 
     fn reads(&self) -> Reads {
         let own = self.chosen.iter().chain(&self.rejected).chain(&self.prompt);
+        let own = own.chain(&self.completion).chain(std::iter::once(&self.label));
         let others = ["history", "system_prompt", "system", "tools"].map(String::from);
         let names: Vec<String> =
             own.cloned().chain(others).chain(std::iter::once(self.margin.clone())).collect();
@@ -120,18 +138,39 @@ impl Pairs {
         }
         let at = messages.iter().position(|m| m.role != Role::System).unwrap_or(messages.len());
         messages.splice(at..at, earlier);
+        let prompt = Conversation { messages, tools: tools(row)? };
+        if let Some(good) = self.single(row)? {
+            let completion = answer(row, &self.completion)?;
+            let (chosen, rejected) =
+                if good { (completion, Vec::new()) } else { (Vec::new(), completion) };
+            return Ok(Preference { prompt, chosen, rejected, margin: None });
+        }
         let margin = match row.json::<Value>(&self.margin)? {
             None | Some(Value::Null) => None,
             Some(value) => Some(value.as_f64().ok_or_else(|| {
                 format!("field `{}` is {}, not a number", self.margin, json_kind(&value))
             })?),
         };
-        Ok(Preference {
-            prompt: Conversation { messages, tools: tools(row)? },
-            chosen: answer(row, &self.chosen)?,
-            rejected: answer(row, &self.rejected)?,
-            margin,
-        })
+        let (chosen, rejected) = (answer(row, &self.chosen)?, answer(row, &self.rejected)?);
+        Ok(Preference { prompt, chosen, rejected, margin })
+    }
+
+    /// The label of a single answer; none where the row holds a pair.
+    fn single(&self, row: &Row<'_>) -> Result<Option<bool>, String> {
+        let has = |names: &[String]| first(row, names).is_ok();
+        if has(&self.chosen) || has(&self.rejected) || !has(&self.completion) {
+            return Ok(None);
+        }
+        let name = &self.label;
+        match row.json::<Value>(name)? {
+            Some(Value::Bool(good)) => Ok(Some(good)),
+            Some(Value::Number(n)) if n.as_f64() == Some(1.0) => Ok(Some(true)),
+            Some(Value::Number(n)) if n.as_f64() == Some(0.0) => Ok(Some(false)),
+            None | Some(Value::Null) => Err(format!("field `{name}` is missing")),
+            Some(other) => {
+                Err(format!("field `{name}` is {}, not true or false", json_kind(&other)))
+            }
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! The settings of a command: name, type, default, help. Flags, file keys, `--help` and
 //! validation are all made from these rows.
 
+mod stages;
+
+pub use stages::of;
+
 /// What a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -37,7 +41,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-const fn row(
+pub(super) const fn row(
     group: &'static str,
     name: &'static str,
     kind: Kind,
@@ -48,19 +52,17 @@ const fn row(
     Setting { name, aliases, kind, default, group, help }
 }
 
-const MODEL: &str = "Model";
-const SCRATCH: &str = "Model from scratch";
-const PREFERENCE: &str = "Preferences";
-const DATA: &str = "Data";
+pub(super) const MODEL: &str = "Model";
+pub(super) const DATA: &str = "Data";
 const LORA: &str = "LoRA";
 const TRAINING: &str = "Training";
 const LOGS: &str = "Logging, evaluation, checkpoints";
 
 const STRATEGY: Kind = Kind::Choice(&["no", "steps", "epoch"]);
 const SCHEDULES: Kind = Kind::Choice(&["linear", "cosine", "constant", "constant_with_warmup"]);
-const ANY: f64 = f64::MAX;
-const POSITIVE: f64 = f64::MIN_POSITIVE;
-const BELOW_ONE: f64 = 0.999_999;
+pub(super) const ANY: f64 = f64::MAX;
+pub(super) const POSITIVE: f64 = f64::MIN_POSITIVE;
+pub(super) const BELOW_ONE: f64 = 0.999_999;
 
 /// Settings of `trainer sft` (and `preview`). Defaults are MedicalGPT's for SFT where it has its
 /// own, else the Hugging Face trainer's.
@@ -373,166 +375,6 @@ pub const SFT: &[Setting] = &[
     ),
 ];
 
-/// What `trainer pt` has beside, or instead of, the settings of [`SFT`].
-const PT_OWN: &[Setting] = &[
-    row(
-        MODEL,
-        "config_name",
-        Kind::Path,
-        "",
-        &[],
-        "begin from scratch with this config.json (file or folder) and --tokenizer_name_or_path",
-    ),
-    row(SCRATCH, "hidden_size", Kind::Int(1), "", &["n_embd"], "width; from scratch"),
-    row(
-        SCRATCH,
-        "intermediate_size",
-        Kind::Int(1),
-        "",
-        &[],
-        "width of the MLP; 8/3 of hidden_size",
-    ),
-    row(SCRATCH, "num_hidden_layers", Kind::Int(1), "", &["n_layer"], "blocks"),
-    row(SCRATCH, "num_attention_heads", Kind::Int(1), "", &["n_head"], "heads of the queries"),
-    row(
-        SCRATCH,
-        "num_key_value_heads",
-        Kind::Int(1),
-        "",
-        &[],
-        "heads of keys and values; as many as the queries have",
-    ),
-    row(
-        SCRATCH,
-        "max_position_embeddings",
-        Kind::Int(2),
-        "",
-        &[],
-        "positions the model is made for; block_size",
-    ),
-    row(
-        SCRATCH,
-        "tie_word_embeddings",
-        Kind::Bool,
-        "",
-        &[],
-        "use the embedding as the head too; True for sizes given by flags",
-    ),
-    row(
-        DATA,
-        "block_size",
-        Kind::Int(2),
-        "1024",
-        &["model_max_length", "cutoff_len", "max_seq_length", "max_seq_len", "max_length"],
-        "tokens of a sequence; longer documents go on in the next one",
-    ),
-    row(
-        DATA,
-        "packing",
-        Kind::Choice(&["concat", "documents", "none", "True", "False"]),
-        "concat",
-        &[],
-        "documents end to end (concat, True), several in a block that never see each other \
-         (documents), or each by itself (none, False)",
-    ),
-];
-
-/// Rows of [`SFT`] whose default `trainer pt` changes.
-const PT_DEFAULTS: &[(&str, &str)] = &[("learning_rate", "2e-4"), ("weight_decay", "0.01")];
-
-/// What `trainer dpo` has instead of some settings of [`SFT`].
-const DPO_OWN: &[Setting] = &[
-    row(
-        PREFERENCE,
-        "loss_type",
-        Kind::Choice(&["sigmoid", "hinge", "ipo", "robust"]),
-        "sigmoid",
-        &["pref_loss"],
-        "loss on a pair",
-    ),
-    row(
-        PREFERENCE,
-        "beta",
-        Kind::Float(POSITIVE, ANY),
-        "0.1",
-        &["pref_beta", "dpo_beta"],
-        "how strongly the policy is held to the reference",
-    ),
-    row(
-        PREFERENCE,
-        "label_smoothing",
-        Kind::Float(0.0, 0.499_999),
-        "0",
-        &["dpo_label_smoothing"],
-        "share of pairs expected to be swapped (sigmoid and robust)",
-    ),
-    row(
-        PREFERENCE,
-        "ref_model_name_or_path",
-        Kind::Path,
-        "",
-        &["ref_model"],
-        "folder of the reference model; by default the model as it is before training",
-    ),
-    row(
-        PREFERENCE,
-        "precompute_ref_log_probs",
-        Kind::Bool,
-        "False",
-        &[],
-        "score all pairs by the reference before training",
-    ),
-    row(
-        DATA,
-        "max_source_length",
-        Kind::Int(1),
-        "1024",
-        &[],
-        "with max_target_length, most tokens of prompt and answer; longer pairs are left out and counted",
-    ),
-    row(DATA, "max_target_length", Kind::Int(1), "512", &[], "see max_source_length"),
-];
-
-/// Rows of [`SFT`] whose default `trainer dpo` changes. Dropout would make policy and reference
-/// differ before the first update.
-const DPO_DEFAULTS: &[(&str, &str)] = &[
-    ("learning_rate", "5e-4"),
-    ("lr_scheduler_type", "cosine"),
-    ("lora_alpha", "16"),
-    ("lora_dropout", "0"),
-];
-
-/// [`SFT`] without some rows, with other defaults and some rows more.
-fn derived(
-    without: &[&str],
-    defaults: &[(&'static str, &'static str)],
-    own: &[Setting],
-) -> Vec<Setting> {
-    let mut rows: Vec<Setting> =
-        SFT.iter().filter(|s| !without.contains(&s.name)).copied().collect();
-    for row in &mut rows {
-        if let Some((_, default)) = defaults.iter().find(|(name, _)| *name == row.name) {
-            row.default = default;
-        }
-    }
-    rows.extend(own);
-    rows
-}
-
-const SEQUENCES: &[&str] = &["model_max_length", "packing", "train_on_inputs"];
-
-/// Settings of `trainer pt`.
-pub fn pt() -> &'static [Setting] {
-    static TABLE: std::sync::OnceLock<Vec<Setting>> = std::sync::OnceLock::new();
-    TABLE.get_or_init(|| derived(SEQUENCES, PT_DEFAULTS, PT_OWN))
-}
-
-/// Settings of `trainer dpo`.
-pub fn dpo() -> &'static [Setting] {
-    static TABLE: std::sync::OnceLock<Vec<Setting>> = std::sync::OnceLock::new();
-    TABLE.get_or_init(|| derived(SEQUENCES, DPO_DEFAULTS, DPO_OWN))
-}
-
 /// Names that users of other trainers may type and that mean nothing here: accepted, no effect.
 pub const ACCEPTED: &[&str] = &[
     "do_train",
@@ -598,12 +440,13 @@ pub fn unknown(table: &'static [Setting], name: &str, origin: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Stage;
 
     #[test]
-    fn names_are_unique_and_everything_has_help() {
-        for table in [SFT, pt(), dpo()] {
-            let names = table.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases));
-            let mut names: Vec<&str> = names.copied().collect();
+    fn every_name_is_unique_in_its_table() {
+        for table in Stage::ALL.map(of) {
+            let mut names: Vec<&str> =
+                table.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases)).copied().collect();
             names.extend(ACCEPTED);
             names.extend(UNSUPPORTED.iter().map(|(n, _)| n));
             let count = names.len();
@@ -612,9 +455,6 @@ mod tests {
             assert_eq!(names.len(), count);
             assert!(table.iter().all(|s| !s.help.is_empty() && !s.group.is_empty()));
         }
-        let replaced: Vec<&str> =
-            PT_DEFAULTS.iter().chain(DPO_DEFAULTS).map(|(name, _)| *name).collect();
-        assert!(replaced.iter().all(|name| SFT.iter().any(|s| s.name == *name)));
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! The training stages' commands.
+
+use super::flags::{self, Parsed};
+use super::progress::Console;
+use super::{screen, signals};
+use crate::config::{RunConfig, Stage, table};
+use crate::error::Result;
+use crate::run::Task;
+use crate::stage::setup::Prepared;
+use crate::stage::{causal, kto, preference, rm};
+
+/// One sentence about a stage, and an example of its command.
+fn about(stage: Stage) -> (&'static str, &'static str) {
+    match stage {
+        Stage::Sft => (
+            "Fine-tune a model on conversations, by LoRA unless --use_peft False",
+            "trainer --plugin sharegpt --model_name_or_path MODEL --train_file_dir DATA --output_dir OUT",
+        ),
+        Stage::Pt => (
+            "Train on plain text: every token of every document, by LoRA on a base unless \
+             --use_peft False, or a new model from scratch",
+            "trainer pt --model_name_or_path MODEL --train_file_dir TEXTS --output_dir OUT
+  trainer pt --tokenizer_name_or_path TOKENIZER --hidden_size 256 --num_hidden_layers 6 \
+   --num_attention_heads 8 --train_file_dir TEXTS --output_dir OUT",
+        ),
+        Stage::Rm => (
+            "Train a reward model on pairs of a better and a worse answer, by LoRA and a head with \
+             one output unless --use_peft False",
+            "trainer rm --plugin preference --model_name_or_path MODEL --train_file_dir PAIRS --output_dir OUT",
+        ),
+        Stage::Dpo => (
+            "Train on pairs of a better and a worse answer (direct preference optimisation), by \
+             LoRA unless --use_peft False",
+            "trainer dpo --plugin preference --model_name_or_path MODEL --train_file_dir PAIRS --output_dir OUT",
+        ),
+        Stage::Orpo => (
+            "Train on pairs of a better and a worse answer without a reference (odds-ratio \
+             preference optimisation), by LoRA unless --use_peft False",
+            "trainer orpo --plugin preference --model_name_or_path MODEL --train_file_dir PAIRS --output_dir OUT",
+        ),
+        Stage::Simpo => (
+            "Train on pairs of a better and a worse answer without a reference (simple preference \
+             optimisation), by LoRA unless --use_peft False",
+            "trainer simpo --plugin preference --model_name_or_path MODEL --train_file_dir PAIRS --output_dir OUT",
+        ),
+        Stage::Kto => (
+            "Train on single answers that are known to be good or bad (Kahneman-Tversky \
+             optimisation), by LoRA unless --use_peft False",
+            "trainer kto --plugin preference --model_name_or_path MODEL --train_file_dir ANSWERS --output_dir OUT",
+        ),
+    }
+}
+
+/// Runs a stage's command.
+pub fn run(stage: Stage, args: &[String]) -> Result<()> {
+    let (about, example) = about(stage);
+    let values = match flags::parse(stage.name(), about, example, table::of(stage), args)? {
+        Parsed::Help => return Ok(()),
+        Parsed::Values(values) => *values,
+    };
+    let config = RunConfig::resolve(stage, values, true)?;
+    let mut command = vec!["trainer".to_string(), stage.name().to_string()];
+    command.extend(args.iter().cloned());
+    signals::install();
+    train(&config, command)
+}
+
+/// Trains by a resolved configuration, with both screens.
+pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
+    let again = command.clone();
+    match config.stage {
+        Stage::Pt | Stage::Sft => run_prepared(causal::prepare(config, command)?, again),
+        Stage::Rm => run_prepared(rm::prepare(config, command)?, again),
+        Stage::Dpo | Stage::Orpo | Stage::Simpo => {
+            run_prepared(preference::prepare(config, command)?, again)
+        }
+        Stage::Kto => run_prepared(kto::prepare(config, command)?, again),
+    }
+}
+
+fn run_prepared<T: Task>(prepared: Prepared<'_, T>, command: Vec<String>) -> Result<()> {
+    let config = prepared.config();
+    let mut shown = prepared.summary.clone();
+    let mut console = Console::new(&config.training.output_dir);
+    let report = prepared.train(&mut console, &signals::interrupted, |summary| {
+        screen::summary(summary);
+        shown = summary.clone();
+    })?;
+    let resume = resume_command(&command);
+    screen::report(&report, &shown, &resume, config.use_peft);
+    Ok(())
+}
+
+/// The same command, resuming from the newest checkpoint.
+fn resume_command(command: &[String]) -> String {
+    let quoted = |arg: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
+        if !arg.is_empty() && arg.chars().all(plain) {
+            arg.clone()
+        } else {
+            format!("'{}'", arg.replace('\'', r"'\''"))
+        }
+    };
+    let mut parts: Vec<String> = Vec::new();
+    let mut rest = command.iter();
+    while let Some(arg) = rest.next() {
+        let name = arg.replace('-', "_");
+        if name == "__resume_from_checkpoint" {
+            rest.next();
+        } else if !name.starts_with("__resume_from_checkpoint=") {
+            parts.push(quoted(arg));
+        }
+    }
+    format!("{} --resume_from_checkpoint True", parts.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resume_command_is_the_same_command() {
+        let command: Vec<String> =
+            ["trainer", "sft", "--plugin_options", "a={\"b\": 1}", "--resume-from-checkpoint", "x"]
+                .map(str::to_string)
+                .to_vec();
+        assert_eq!(
+            resume_command(&command),
+            "trainer sft --plugin_options 'a={\"b\": 1}' --resume_from_checkpoint True"
+        );
+    }
+}

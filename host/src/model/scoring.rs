@@ -1,0 +1,228 @@
+//! What the decoder predicts at chosen positions: normed hidden states, log-probabilities of
+//! targets, and the backward from either.
+
+use candle_core::{Result, Tensor};
+
+use super::batch::{Target, TokenBatch};
+use super::block;
+use super::decoder::{Decoder, Tape};
+use super::params::{GradSet, ParamSet};
+use crate::ops::{head, rms_norm};
+
+/// Scores of a batch's trained positions.
+#[derive(Debug, Default)]
+pub struct CausalScores {
+    /// The positions scored.
+    pub targets: Vec<Target>,
+    /// Their scores.
+    pub scores: head::Scores,
+}
+
+/// A forward that was kept for its backward, with the normed hidden states at some positions.
+pub struct Kept {
+    tape: Tape,
+    positions: Tensor,
+    rows: Tensor,
+    stats: rms_norm::Saved,
+    /// `[positions, hidden]`, in the order asked for.
+    pub normed: Tensor,
+}
+
+/// A forward whose trained positions are scored, and what its backward needs.
+pub struct Scored {
+    kept: Kept,
+    /// The positions scored.
+    pub targets: Vec<Target>,
+    temperature: f64,
+}
+
+impl Scored {
+    /// Normed hidden states at the targets' positions, `[targets, hidden]`.
+    pub fn normed(&self) -> &Tensor {
+        &self.kept.normed
+    }
+}
+
+fn positions_of(targets: &[Target]) -> Vec<u32> {
+    targets.iter().map(|t| t.position).collect()
+}
+
+fn tokens_of(targets: &[Target]) -> Vec<u32> {
+    targets.iter().map(|t| t.token).collect()
+}
+
+/// Dividing the head's input by the temperature divides the logits by it.
+fn cooled(normed: &Tensor, temperature: f64) -> Result<Tensor> {
+    if temperature == 1.0 { Ok(normed.clone()) } else { normed / temperature }
+}
+
+impl Decoder {
+    fn normed_rows(
+        &self,
+        hidden: &Tensor,
+        positions: Vec<u32>,
+    ) -> Result<(Tensor, Tensor, rms_norm::Saved, Tensor)> {
+        let n = positions.len();
+        let positions = Tensor::from_vec(positions, n, self.device())?;
+        let rows = hidden.index_select(&positions, 0)?;
+        let (norm, eps) = (&self.weights.final_norm, self.spec.rms_norm_eps);
+        let (normed, stats) = rms_norm::forward(self.exec(), &rows, norm, eps)?;
+        Ok((positions, rows, stats, normed))
+    }
+
+    /// Normed hidden states at `positions` (rows of `batch`), `[positions, hidden]`. Nothing is
+    /// kept.
+    pub fn hidden_at(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        positions: Vec<u32>,
+    ) -> Result<Tensor> {
+        let hidden = self.hidden(params, batch)?;
+        Ok(self.normed_rows(&hidden, positions)?.3)
+    }
+
+    /// As [`Decoder::hidden_at`], with what [`Decoder::backward_at`] needs.
+    pub fn forward_at(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        positions: Vec<u32>,
+        dropout_key: Option<u64>,
+    ) -> Result<Kept> {
+        let tape = self.forward(params, batch, dropout_key)?;
+        let (positions, rows, stats, normed) = self.normed_rows(&tape.hidden, positions)?;
+        Ok(Kept { tape, positions, rows, stats, normed })
+    }
+
+    /// Gradients of everything trained below the normed states of [`Decoder::forward_at`].
+    /// `dnormed [positions, hidden]`.
+    pub fn backward_at(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        kept: Kept,
+        dnormed: &Tensor,
+        grads: &mut GradSet,
+    ) -> Result<()> {
+        let Kept { tape, positions, rows, stats, normed } = kept;
+        drop(normed);
+        let norm_index = self.trained.weights().and_then(|f| f.final_norm);
+        let norm = &self.weights.final_norm;
+        let want = norm_index.is_some();
+        let (drows, dnorm) = rms_norm::backward(self.exec(), dnormed, &rows, norm, &stats, want)?;
+        block::add_optional(grads, norm_index, dnorm)?;
+        let dhidden = tape.hidden.zeros_like()?.index_add(&positions, &drows, 0)?;
+        drop((rows, drows));
+        self.backward(params, batch, tape, dhidden, grads)
+    }
+
+    /// Scores of every trained position of `batch`, without a backward.
+    pub fn score(&self, params: &ParamSet, batch: &TokenBatch) -> Result<CausalScores> {
+        self.score_at(params, batch, 1.0)
+    }
+
+    /// As [`Decoder::score`], with the logits divided by `temperature`.
+    pub fn score_at(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        temperature: f64,
+    ) -> Result<CausalScores> {
+        let targets = batch.targets();
+        if targets.is_empty() {
+            return Ok(CausalScores::default());
+        }
+        let normed = self.hidden_at(params, batch, positions_of(&targets))?;
+        let normed = cooled(&normed, temperature)?;
+        let scores = head::score(self.exec(), &normed, self.head_weight(), &tokens_of(&targets))?;
+        Ok(CausalScores { targets, scores })
+    }
+
+    /// Forward and backward of a loss whose derivative by each target's log-probability is
+    /// known beforehand (`dlogprob`), as the causal loss's is: `-weight / denominator`.
+    pub fn score_and_backward(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        dropout_key: Option<u64>,
+        dlogprob: impl Fn(&Target) -> f32,
+        grads: &mut GradSet,
+    ) -> Result<CausalScores> {
+        let targets = batch.targets();
+        if targets.is_empty() {
+            return Ok(CausalScores::default());
+        }
+        let kept = self.forward_at(params, batch, positions_of(&targets), dropout_key)?;
+        let dlogprobs: Vec<f32> = targets.iter().map(dlogprob).collect();
+        let scored = Scored { kept, targets, temperature: 1.0 };
+        let targets = scored.targets.clone();
+        let scores = self.head_and_below(params, batch, scored, &dlogprobs, None, grads)?;
+        Ok(CausalScores { targets, scores })
+    }
+
+    /// Scores of every trained position with what [`Decoder::backward_scored`] needs, for losses
+    /// whose derivative depends on the log-probabilities; logits are divided by `temperature`.
+    /// `None`: nothing is trained in `batch`.
+    pub fn forward_scored(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        dropout_key: Option<u64>,
+        temperature: f64,
+    ) -> Result<Option<(head::Scores, Scored)>> {
+        let targets = batch.targets();
+        if targets.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.forward_at(params, batch, positions_of(&targets), dropout_key)?;
+        let normed = cooled(&kept.normed, temperature)?;
+        let scores = head::score(self.exec(), &normed, self.head_weight(), &tokens_of(&targets))?;
+        Ok(Some((scores, Scored { kept, targets, temperature })))
+    }
+
+    /// The backward of [`Decoder::forward_scored`]: `dlogprobs[i] = d loss / d logprob_i`, and,
+    /// where another head reads the same states, its gradient `dnormed [targets, hidden]`. The
+    /// head's logits are made again, so that `[targets, vocab]` never exists.
+    pub fn backward_scored(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        scored: Scored,
+        dlogprobs: &[f32],
+        dnormed: Option<&Tensor>,
+        grads: &mut GradSet,
+    ) -> Result<()> {
+        self.head_and_below(params, batch, scored, dlogprobs, dnormed, grads).map(|_| ())
+    }
+
+    fn head_and_below(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        scored: Scored,
+        dlogprobs: &[f32],
+        dnormed: Option<&Tensor>,
+        grads: &mut GradSet,
+    ) -> Result<head::Scores> {
+        let Scored { kept, targets, temperature } = scored;
+        let full = self.trained.weights();
+        let head_index =
+            full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed });
+        let (scores, head_grads) = head::score_and_backward(
+            self.exec(),
+            &cooled(&kept.normed, temperature)?,
+            self.head_weight(),
+            &tokens_of(&targets),
+            dlogprobs,
+            head_index.is_some(),
+        )?;
+        block::add_optional(grads, head_index, head_grads.weight)?;
+        let mut gradient = cooled(&head_grads.hidden, temperature)?;
+        if let Some(other) = dnormed {
+            gradient = (gradient + other)?;
+        }
+        self.backward_at(params, batch, kept, &gradient, grads)?;
+        Ok(scores)
+    }
+}

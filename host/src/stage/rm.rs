@@ -1,0 +1,274 @@
+//! Reward modelling: a head with one output on the last token of prompt and answer, trained on
+//! pairs.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::causal_task::{EpochPlanner, Persist};
+use super::pairs::PreferencePair;
+use super::persist::{AdapterFiles, ModelFiles};
+use super::setup::{self, Inputs, Prepared, Sizes};
+use crate::adapter::peft::{SCORE_KEY, TaskType};
+use crate::adapter::{self, peft};
+use crate::config::{ConfigError, RunConfig};
+use crate::error::Result;
+use crate::model::decoder::dropout_key;
+use crate::model::memory::num_parameters;
+use crate::model::reader::WeightFiles;
+use crate::model::score_head::{self, SCORE};
+use crate::model::{
+    Decoder, GradSet, HfConfig, ModelError, NamedTensor, ParamSet, TokenBatch, Trained,
+};
+use crate::objective::StepSums;
+use crate::objective::reward::RewardPair;
+use crate::rng::{Purpose, Stream};
+use crate::run::task::name_rows;
+use crate::run::{EvalSums, MicroStep, Task};
+
+/// Pairs and a decoder with a head for scores, which is the last parameter.
+pub struct RmTask {
+    decoder: Decoder,
+    params: ParamSet,
+    grads: GradSet,
+    train: Vec<PreferencePair>,
+    eval: Vec<Vec<PreferencePair>>,
+    planner: EpochPlanner,
+    persist: Box<dyn Persist>,
+    centring: f64,
+    seed: u64,
+}
+
+/// The last token of each sequence of a batch.
+pub fn last_positions(batch: &TokenBatch) -> Vec<u32> {
+    batch.bounds[1..].iter().map(|&end| end as u32 - 1).collect()
+}
+
+impl RmTask {
+    fn head(&self) -> usize {
+        self.params.params.len() - 1
+    }
+
+    /// Sums over scored pairs, and the derivative of each reward (better ones, then worse ones).
+    fn judge(&self, pairs: &[&PreferencePair], rewards: &[f32]) -> (StepSums, Vec<f64>) {
+        let n = pairs.len();
+        let mut total = StepSums { weight_sum: n as f64, ..StepSums::default() };
+        total.num_tokens = pairs.iter().map(|p| p.tokens() as u64).sum();
+        let mut derivatives = vec![0.0; 2 * n];
+        for (i, item) in pairs.iter().enumerate() {
+            let pair = RewardPair {
+                chosen: f64::from(rewards[i]),
+                rejected: f64::from(rewards[n + i]),
+                margin: item.margin.unwrap_or(0.0),
+            };
+            let loss;
+            (loss, derivatives[i], derivatives[n + i]) = pair.loss(self.centring);
+            total.loss_sum += loss;
+            total.metric("accuracy", f64::from(u8::from(pair.chosen > pair.rejected)));
+            total.metric("margin", pair.chosen - pair.rejected);
+        }
+        let all = || rewards.iter().map(|&r| f64::from(r));
+        total.metric("min_reward", all().fold(f64::INFINITY, f64::min));
+        total.metric("mean_reward", all().sum::<f64>() / rewards.len().max(1) as f64);
+        total.metric("max_reward", all().fold(f64::NEG_INFINITY, f64::max));
+        (total, derivatives)
+    }
+
+    fn rewards(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
+        let normed = self.decoder.hidden_at(&self.params, batch, last_positions(batch))?;
+        let head = &self.params.params[self.head()].tensor;
+        Ok(score_head::forward(self.decoder.exec(), head, &normed)?)
+    }
+}
+
+impl Task for RmTask {
+    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>> {
+        (self.planner)(epoch)
+    }
+
+    fn loss_weight(&self, batch: &[u32]) -> f64 {
+        batch.len() as f64
+    }
+
+    fn flos_per_token(&self) -> f64 {
+        let weights = num_parameters(&self.decoder.spec) as f64;
+        match self.decoder.trained {
+            Trained::Full(_) => 6.0 * weights,
+            _ => 4.0 * weights,
+        }
+    }
+
+    fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
+        let pairs: Vec<&PreferencePair> = batch.iter().map(|&i| &self.train[i as usize]).collect();
+        let batch = PreferencePair::laid_out(&pairs);
+        let key = Some(dropout_key(self.seed, at.global_step, at.micro_step));
+        let last = last_positions(&batch);
+        let kept = self.decoder.forward_at(&self.params, &batch, last, key)?;
+        let exec = self.decoder.exec();
+        let index = self.head();
+        let head = &self.params.params[index].tensor;
+        let rewards = score_head::forward(exec, head, &kept.normed)?;
+        let (total, derivatives) = self.judge(&pairs, &rewards);
+        let dvalues: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
+        let (dnormed, dhead) = score_head::backward(exec, head, &kept.normed, &dvalues)?;
+        self.grads.add(index, dhead)?;
+        self.decoder.backward_at(&self.params, &batch, kept, &dnormed, &mut self.grads)?;
+        Ok(total)
+    }
+
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet) {
+        (&mut self.params, &mut self.grads)
+    }
+
+    fn params_changed(&mut self) -> Result<()> {
+        self.decoder.relink(&self.params);
+        Ok(())
+    }
+
+    fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
+        if self.eval.is_empty() {
+            return Ok(None);
+        }
+        let mut total = EvalSums::default();
+        for pairs in &self.eval {
+            if interrupted() {
+                return Ok(None);
+            }
+            let pairs: Vec<&PreferencePair> = pairs.iter().collect();
+            let rewards = self.rewards(&PreferencePair::laid_out(&pairs))?;
+            let (mut judged, _) = self.judge(&pairs, &rewards);
+            for i in 0..pairs.len() {
+                let gap = f64::from(rewards[i]) - f64::from(rewards[pairs.len() + i]);
+                judged.metric("mse", gap * gap);
+                judged.metric("mae", gap.abs());
+            }
+            total.sums.add(&judged);
+            total.num_examples += pairs.len() as u64;
+            total.num_batches += 1;
+        }
+        Ok(Some(total))
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.persist.save(&self.decoder, &self.params, dir)
+    }
+
+    fn load(&mut self, dir: &Path) -> Result<()> {
+        self.persist.load(&mut self.params, dir)?;
+        self.decoder.relink(&self.params);
+        Ok(())
+    }
+
+    fn describe_batch(&self, batch: &[u32]) -> String {
+        name_rows(batch.iter().map(|&i| &self.train[i as usize].chosen.provenance))
+    }
+}
+
+/// The head to begin with: the base's own, where it is a reward model, else small random values,
+/// as transformers makes them.
+fn initial_head(config: &RunConfig, base: &HfConfig) -> Result<Tensor> {
+    let hidden = base.spec.hidden_size;
+    if base.is_reward_model() {
+        return Ok(read_head(&config.model_name_or_path, hidden)?);
+    }
+    let stream = Stream::new(config.training.seed, Purpose::Init, 2 << 32);
+    let value = |i: u64| (stream.normal(i) * base.spec.initializer_range) as f32;
+    let values: Vec<f32> = (0..hidden as u64).map(value).collect();
+    Ok(Tensor::from_vec(values, (1, hidden), &Device::Cpu)?)
+}
+
+/// The head of a reward model's folder, `[1, hidden]`, f32.
+///
+/// # Errors
+/// When there is none, or it has several outputs.
+pub fn read_head(dir: &Path, hidden: usize) -> std::result::Result<Tensor, ModelError> {
+    let files = WeightFiles::open(dir)?;
+    if !files.contains(SCORE) {
+        return Err(ModelError::MissingTensors { path: dir.into(), names: vec![SCORE.into()] });
+    }
+    let head = files.read(SCORE)?.to_dtype(DType::F32)?;
+    if head.dims() != [1, hidden] {
+        return Err(ModelError::Shape {
+            path: dir.into(),
+            name: SCORE.into(),
+            got: head.dims().to_vec(),
+            expected: vec![1, hidden],
+        });
+    }
+    Ok(head)
+}
+
+/// What is trained: LoRA pairs or every weight, and the head.
+fn trainable(
+    config: &RunConfig,
+    decoder: &mut Decoder,
+    inputs: &Inputs<PreferencePair>,
+) -> Result<(ParamSet, Box<dyn Persist>)> {
+    let tokenizer = inputs.tokenizer.clone();
+    if let (true, Some(path)) = (config.use_peft, &config.peft_path) {
+        let mut adapter = peft::read(path)?;
+        adapter.config.base_model_name_or_path = config.model_name_or_path.display().to_string();
+        adapter.config.lora_dropout = config.lora_dropout;
+        let params = adapter::attach_reward(decoder, &adapter)?;
+        return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
+    }
+    let head = initial_head(config, &inputs.model_config)?;
+    let named = |name: &str| NamedTensor { name: name.into(), tensor: head, decay: true };
+    if config.use_peft {
+        let lora = setup::lora_config(config, TaskType::SeqCls);
+        let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
+        params.params.push(named(SCORE_KEY));
+        return Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })));
+    }
+    let mut params = decoder.train_all();
+    params.params.push(named(SCORE));
+    let files = ModelFiles {
+        config: inputs.model_config.as_reward_model(),
+        base_dir: Some(config.model_name_or_path.clone()),
+        tokenizer,
+    };
+    Ok((params, Box::new(files)))
+}
+
+/// Loads the model and prepares the pairs.
+///
+/// # Errors
+/// Whatever is wrong with model, tokenizer, plugins or data.
+pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepared<'a, RmTask>> {
+    let Some(settings) = &config.reward_modelling else {
+        return Err(ConfigError::one("the configuration is of another stage").into());
+    };
+    let inputs: Inputs<PreferencePair> =
+        setup::inputs(config, command, HfConfig::read_any, "a pair of answers")?;
+    let mut decoder = setup::load_decoder(config, &inputs.model_config.spec.body())?;
+    let (params, persist) = trainable(config, &mut decoder, &inputs)?;
+    let pairs = &inputs.train.examples;
+    let lengths: Vec<usize> = pairs.iter().map(PreferencePair::tokens).collect();
+    let tokens = lengths.iter().sum();
+    let (planner, most_tokens) = setup::plan(config, lengths);
+    let sizes = Sizes {
+        sequences: 2 * pairs.len(),
+        tokens,
+        trained_tokens: 2 * pairs.len(),
+        most_tokens,
+        other_bytes: 0,
+    };
+    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let identity = setup::identity(config, &inputs.manifest);
+    let task = RmTask {
+        grads: GradSet::new(params.params.len()),
+        decoder,
+        params,
+        train: inputs.train.examples,
+        eval: setup::eval_batches(config, inputs.eval),
+        planner,
+        persist,
+        centring: settings.center_rewards_coefficient,
+        seed: config.training.seed,
+    };
+    Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })
+}
