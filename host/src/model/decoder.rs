@@ -153,7 +153,7 @@ impl Decoder {
         BlockContext { cx, spec: &self.spec, layer, rope: &self.rope, position_ids, bounds }
     }
 
-    fn check(&self, batch: &TokenBatch) -> Result<()> {
+    pub(super) fn check(&self, batch: &TokenBatch) -> Result<()> {
         let longest = batch.position_ids.iter().max().map_or(0, |&p| p as usize + 1);
         if longest > self.max_positions {
             candle_core::bail!(

@@ -1,8 +1,9 @@
-//! Generation from one prompt with a cache of keys and values.
+//! Generation from one prompt or many at a time, with a cache of keys and values.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use candle_transformers::utils::apply_repeat_penalty;
+use rayon::prelude::*;
 
 use super::cache::KvCache;
 use super::decoder::Decoder;
@@ -58,10 +59,42 @@ pub enum StopReason {
 /// A finished generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// The new tokens.
+    /// The new tokens, without what ended them.
     pub ids: Vec<u32>,
+    /// The stop token that ended them.
+    pub stop_token: Option<u32>,
     /// Why it ended.
     pub stop_reason: StopReason,
+}
+
+/// Something to continue.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Its tokens, at least one.
+    pub prompt: &'a [u32],
+    /// Keys the random choice: rows of one seed never share theirs.
+    pub row: u64,
+}
+
+/// Most tokens of prompts that are run at a time.
+const PREFILL_TOKENS: usize = 4096;
+
+/// A sequence that is being continued.
+struct Active {
+    request: usize,
+    slot: usize,
+    /// Prompt and new tokens.
+    seen: Vec<u32>,
+    prompt_len: usize,
+}
+
+/// Slots, and the requests that wait for them.
+struct Batch<'a> {
+    requests: &'a [Request<'a>],
+    /// The next request to begin.
+    next: usize,
+    cache: KvCache,
+    free: Vec<usize>,
 }
 
 /// The token after `logits [vocab]`. The choice at position `step` of row `row` is a pure
@@ -105,40 +138,138 @@ impl Decoder {
         row: u64,
         mut on_token: impl FnMut(u32) -> bool,
     ) -> Result<Generation> {
-        if prompt.is_empty() {
-            candle_core::bail!("an empty prompt has nothing to continue; give at least one token");
+        let requests = [Request { prompt, row }];
+        let mut done =
+            self.generate_batch(params, &requests, options, 1, |_, id| on_token(id), &|| false)?;
+        match done.as_mut().and_then(Vec::pop) {
+            Some(generation) => Ok(generation),
+            None => candle_core::bail!("a generation was not made"),
         }
-        let capacity = (prompt.len() + options.max_new_tokens).min(self.max_positions());
-        let mut cache = KvCache::new(self, capacity)?;
-        let mut seen = prompt.to_vec();
-        let mut ids = Vec::new();
-        let mut hidden = self.extend(params, &mut cache, prompt)?;
-        let stop_reason = loop {
-            if ids.len() == options.max_new_tokens {
-                break StopReason::Length;
+    }
+
+    /// Continues every request, up to `slots` at a time; a finished one makes room for the next.
+    /// Equal prompts that follow each other are run once. The tokens are a pure function of the
+    /// requests, the options and `slots`. `on_token` gets the request's index; `interrupted` is
+    /// polled at every token, and answering true abandons everything with `None`.
+    ///
+    /// # Errors
+    /// As [`Decoder::generate`].
+    pub fn generate_batch(
+        &self,
+        params: &ParamSet,
+        requests: &[Request<'_>],
+        options: &SamplingOptions,
+        slots: usize,
+        mut on_token: impl FnMut(usize, u32) -> bool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Generation>>> {
+        let longest = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0);
+        let capacity = (longest + options.max_new_tokens).min(self.max_positions());
+        let slots = slots.clamp(1, requests.len().max(1));
+        let cache = KvCache::new(self, slots, capacity)?;
+        let mut batch = Batch { requests, next: 0, cache, free: (0..slots).rev().collect() };
+        let mut done: Vec<Option<Generation>> = requests.iter().map(|_| None).collect();
+        let (mut active, mut hidden) = self.admit(params, &mut batch)?;
+        while !active.is_empty() {
+            if interrupted() {
+                return Ok(None);
             }
-            let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?.contiguous()?;
-            let logits = self.logits(&last)?.squeeze(0)?;
-            let next = choose(&logits, &seen, options, row, ids.len())?;
-            if options.stop_ids.contains(&next) {
-                break StopReason::StopToken;
+            let logits = self.logits(&hidden)?;
+            let chosen: Vec<Result<u32>> = active
+                .par_iter()
+                .enumerate()
+                .map(|(i, a)| {
+                    let row = requests[a.request].row;
+                    choose(&logits.get(i)?, &a.seen, options, row, a.seen.len() - a.prompt_len)
+                })
+                .collect();
+            let mut going = Vec::with_capacity(active.len());
+            for (mut a, id) in active.into_iter().zip(chosen) {
+                let id = id?;
+                let stops = options.stop_ids.contains(&id);
+                let mut reason = stops.then_some(StopReason::StopToken);
+                if !stops {
+                    a.seen.push(id);
+                    if !on_token(a.request, id) {
+                        reason = Some(StopReason::Caller);
+                    } else if a.seen.len() - a.prompt_len == options.max_new_tokens {
+                        reason = Some(StopReason::Length);
+                    } else if batch.cache.len_of(a.slot) == capacity {
+                        reason = Some(StopReason::Context);
+                    }
+                }
+                match reason {
+                    None => going.push(a),
+                    Some(stop_reason) => {
+                        done[a.request] = Some(Generation {
+                            ids: a.seen.split_off(a.prompt_len),
+                            stop_token: stops.then_some(id),
+                            stop_reason,
+                        });
+                        batch.free.push(a.slot);
+                    }
+                }
             }
-            seen.push(next);
-            ids.push(next);
-            if !on_token(next) {
-                break StopReason::Caller;
+            let mut parts = Vec::with_capacity(2);
+            if !going.is_empty() {
+                let slots: Vec<usize> = going.iter().map(|a| a.slot).collect();
+                let ids: Vec<u32> = going.iter().filter_map(|a| a.seen.last().copied()).collect();
+                parts.push(self.step(params, &mut batch.cache, &slots, &ids)?);
             }
-            if cache.len() == capacity {
-                break if ids.len() == options.max_new_tokens {
-                    StopReason::Length
-                } else {
-                    StopReason::Context
-                };
+            let (fresh, states) = self.admit(params, &mut batch)?;
+            if !fresh.is_empty() {
+                parts.push(states);
             }
-            if ids.len() < options.max_new_tokens {
-                hidden = self.extend(params, &mut cache, &[next])?;
+            going.extend(fresh);
+            active = going;
+            if let Some(first) = parts.first() {
+                hidden =
+                    if parts.len() == 1 { first.clone() } else { Tensor::cat(&parts, 0)? };
             }
-        };
-        Ok(Generation { ids, stop_reason })
+        }
+        Ok(Some(done.into_iter().flatten().collect()))
+    }
+
+    /// Begins as many requests as there are free slots; their states, `[requests, hidden]`.
+    fn admit(&self, params: &ParamSet, batch: &mut Batch<'_>) -> Result<(Vec<Active>, Tensor)> {
+        let mut fresh: Vec<Active> = Vec::new();
+        let mut states: Vec<Tensor> = Vec::new();
+        while !batch.free.is_empty() && batch.next < batch.requests.len() {
+            // Prompts that are run together, and for each new sequence which of them it continues.
+            let (mut prompts, mut slots, mut tokens) = (Vec::new(), Vec::new(), 0);
+            let mut continues: Vec<u32> = Vec::new();
+            while let (Some(request), Some(&slot)) =
+                (batch.requests.get(batch.next), batch.free.last())
+            {
+                let known = prompts.last() == Some(&request.prompt);
+                if !known {
+                    if !prompts.is_empty() && tokens + request.prompt.len() > PREFILL_TOKENS {
+                        break;
+                    }
+                    tokens += request.prompt.len();
+                    prompts.push(request.prompt);
+                    slots.push(slot);
+                }
+                batch.free.pop();
+                continues.push(prompts.len() as u32 - 1);
+                let (seen, prompt_len) = (request.prompt.to_vec(), request.prompt.len());
+                fresh.push(Active { request: batch.next, slot, seen, prompt_len });
+                batch.next += 1;
+            }
+            let last = self.prefill(params, &mut batch.cache, &slots, &prompts)?;
+            let of_this_run = &fresh[fresh.len() - continues.len()..];
+            for (active, &prompt) in of_this_run.iter().zip(&continues) {
+                let source = slots[prompt as usize];
+                if active.slot != source {
+                    batch.cache.copy(source, active.slot)?;
+                }
+            }
+            let n = continues.len();
+            states.push(last.index_select(&Tensor::from_vec(continues, n, self.device())?, 0)?);
+        }
+        match states.is_empty() {
+            true => Ok((fresh, Tensor::zeros((0, 1), DType::F32, self.device())?)),
+            false => Ok((fresh, Tensor::cat(&states, 0)?)),
+        }
     }
 }

@@ -119,31 +119,37 @@ pub fn backward(
     Ok((tensor(dq, q.shape())?, tensor(dk, k.shape())?, tensor(dv, v.shape())?))
 }
 
-/// Generation: the last `n` positions of one sequence, `q [n, num_heads · head_dim]`, against all
-/// its `m ≥ n` keys and values so far, `[m, num_kv_heads · head_dim]`. Query `i` is position
-/// `m - n + i`.
+/// One query per sequence against keys and values in caches: query `i` of `q [sequences, num_heads ·
+/// head_dim]` sees rows `first..first + keys` of `k`, `v [rows, num_kv_heads · head_dim]`, where
+/// `(first, keys) = spans[i]` and the last of them is its own position.
 ///
 /// # Errors
-/// As [`forward`].
-pub fn forward_cached(
+/// When shapes or spans don't fit or a device fails.
+pub fn decode(
     exec: Exec,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
+    spans: &[(usize, usize)],
     config: Config,
 ) -> Result<Tensor> {
-    let (queries, keys) = (q.dim(0)?, k.dim(0)?);
-    config.check(q, k, v, queries, keys)?;
-    if queries > keys {
-        candle_core::bail!("{queries} queries have only {keys} keys");
+    let rows = k.dim(0)?;
+    config.check(q, k, v, spans.len(), rows)?;
+    if spans.iter().any(|&(first, keys)| keys == 0 || first + keys > rows) {
+        candle_core::bail!("spans {spans:?} don't fit caches of {rows} rows");
     }
     if exec == Exec::Portable {
-        let (q, k, v) = (split(q, &config, config.num_heads)?, kv(k, &config)?, kv(v, &config)?);
-        let (p, _) = probabilities(&q, &k, &config)?;
-        return join(&p.matmul(&v)?);
+        let mut outs = Vec::with_capacity(spans.len());
+        for (i, &(first, keys)) in spans.iter().enumerate() {
+            let q = split(&q.narrow(0, i, 1)?, &config, config.num_heads)?;
+            let own = |cache: &Tensor| kv(&cache.narrow(0, first, keys)?, &config);
+            let (p, _) = probabilities(&q, &own(k)?, &config)?;
+            outs.push(join(&p.matmul(&own(v)?)?)?);
+        }
+        return Tensor::cat(&outs, 0);
     }
     let out = with_f32(q, |q| {
-        with_f32(k, |k| with_f32(v, |v| Ok(fused::forward_cached(q, k, v, queries, keys, &config))))
+        with_f32(k, |k| with_f32(v, |v| Ok(fused::decode(q, k, v, spans, &config))))
     })?;
     tensor(out, q.shape())
 }

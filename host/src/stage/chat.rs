@@ -155,7 +155,7 @@ impl Speaker {
                 true
             }
         };
-        let Generation { ids: new, stop_reason } =
+        let Generation { ids: new, stop_reason, .. } =
             self.decoder.generate(&self.params, &ids, &options, row, on_token)?;
         if let Some(e) = failed {
             return Err(e.into());

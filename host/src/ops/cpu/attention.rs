@@ -212,17 +212,70 @@ pub fn forward(
     forward_spans(q, k, v, &spans(bounds), total, config)
 }
 
-/// See [`crate::ops::attention::forward_cached`].
-pub fn forward_cached(
+multiversion! {
+    /// One query of one head against `keys` keys and values, rows of `stride` values.
+    #[allow(clippy::too_many_arguments)]
+    fn decode_head(
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        stride: usize,
+        keys: usize,
+        scale: f32,
+        p: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        let d = q.len();
+        p.clear();
+        p.extend((0..keys).map(|j| math::dot(q, &k[j * stride..j * stride + d]) * scale));
+        let max = math::max_of(p);
+        let mut sum = 0.0;
+        for value in p.iter_mut() {
+            *value = math::exp(*value - max);
+            sum += *value;
+        }
+        out.fill(0.0);
+        for (j, &p) in p.iter().enumerate() {
+            for (o, &v) in out.iter_mut().zip(&v[j * stride..j * stride + d]) {
+                *o += p * v;
+            }
+        }
+        let scale = 1.0 / sum;
+        for o in out.iter_mut() {
+            *o *= scale;
+        }
+    }
+}
+
+/// See [`crate::ops::attention::decode`].
+pub fn decode(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    num_queries: usize,
-    num_keys: usize,
+    spans: &[(usize, usize)],
     config: &Config,
 ) -> Vec<f32> {
-    let span = Span { first_query: 0, num_queries, first_key: 0, num_keys };
-    forward_spans(q, k, v, &[span], num_queries, config).0
+    let d = config.head_dim;
+    let (width, stride) = (config.num_heads * d, config.num_kv_heads * d);
+    let mut out = vec![0f32; spans.len() * width];
+    let run = |scratch: &mut Vec<f32>, i: usize, out: &mut [f32]| {
+        let (first, keys) = spans[i / config.num_heads];
+        let head = i % config.num_heads;
+        let low = config.window.map_or(0, |w| keys.saturating_sub(w));
+        let at = (first + low) * stride + head * config.num_kv_heads / config.num_heads * d;
+        let q = &q[i * d..(i + 1) * d];
+        decode_head(q, &k[at..], &v[at..], stride, keys - low, config.scale, scratch, out);
+    };
+    let work: usize = spans.iter().map(|(_, keys)| keys * width).sum();
+    if work < PARALLEL_MIN * 8 {
+        let mut scratch = Vec::new();
+        out.chunks_exact_mut(d).enumerate().for_each(|(i, out)| run(&mut scratch, i, out));
+    } else {
+        out.par_chunks_exact_mut(d)
+            .enumerate()
+            .for_each_init(Vec::new, |scratch, (i, out)| run(scratch, i, out));
+    }
+    out
 }
 
 /// Gradients of keys and values of one head of one sequence, `[keys, head_dim]` each.
