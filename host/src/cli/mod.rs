@@ -62,6 +62,21 @@ const COMMANDS: &[Command] = &[
         about: "train on single answers, good or bad",
         run: |args| train::run(Stage::Kto, args),
     },
+    Command {
+        name: "grpo",
+        about: "train on sampled answers, judged by rewards, by group",
+        run: |args| train::run(Stage::Grpo, args),
+    },
+    Command {
+        name: "rloo",
+        about: "the same with a leave-one-out baseline",
+        run: |args| train::run(Stage::Rloo, args),
+    },
+    Command {
+        name: "ppo",
+        about: "the same with a value head and a divergence penalty",
+        run: |args| train::run(Stage::Ppo, args),
+    },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },

@@ -7,7 +7,7 @@ use crate::config::{RunConfig, Stage, table};
 use crate::error::Result;
 use crate::run::Task;
 use crate::stage::setup::Prepared;
-use crate::stage::{causal, kto, preference, rm};
+use crate::stage::{causal, kto, preference, rl, rm};
 
 /// One sentence about a stage, and an example of its command.
 fn about(stage: Stage) -> (&'static str, &'static str) {
@@ -48,6 +48,23 @@ fn about(stage: Stage) -> (&'static str, &'static str) {
              optimisation), by LoRA unless --use_peft False",
             "trainer kto --plugin preference --model_name_or_path MODEL --train_file_dir ANSWERS --output_dir OUT",
         ),
+        Stage::Grpo => (
+            "Train on sampled answers, several to a prompt, judged by rewards (group-relative policy \
+             optimisation), by LoRA unless --use_peft False",
+            "trainer grpo --plugin prompt --plugin accuracy --model_name_or_path MODEL --train_file_dir PROMPTS --output_dir OUT",
+        ),
+        Stage::Rloo => (
+            "Train on sampled answers, several to a prompt, judged by rewards (REINFORCE with a \
+             leave-one-out baseline), by LoRA unless --use_peft False",
+            "trainer rloo --plugin prompt --reward_model_name_or_path REWARD --model_name_or_path MODEL \
+             --train_file_dir PROMPTS --output_dir OUT",
+        ),
+        Stage::Ppo => (
+            "Train on sampled answers judged by a reward model or plugins (proximal policy \
+             optimisation with a value head), by LoRA unless --use_peft False",
+            "trainer ppo --plugin sharegpt --reward_model_name_or_path REWARD --model_name_or_path MODEL \
+             --train_file_dir PROMPTS --output_dir OUT",
+        ),
     }
 }
 
@@ -75,6 +92,9 @@ pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
             run_prepared(preference::prepare(config, command)?, again)
         }
         Stage::Kto => run_prepared(kto::prepare(config, command)?, again),
+        Stage::Grpo | Stage::Rloo | Stage::Ppo => {
+            run_prepared(rl::prepare::prepare(config, command)?, again)
+        }
     }
 }
 

@@ -5,12 +5,16 @@
 //! faults of a command are reported at once.
 
 pub mod file;
+pub mod reinforcement;
 pub mod run;
 pub mod stage;
 pub mod table;
 pub mod training;
 pub mod values;
 
+pub use reinforcement::{
+    AdvantageScale, KlControl, PolicyLoss, Ppo, RatioLevel, Reinforcement, RewardFailure,
+};
 pub use run::RunConfig;
 pub use stage::{Packing, PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};

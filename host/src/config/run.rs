@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::reinforcement::Reinforcement;
 use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
 use super::values::Values;
 use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
@@ -30,6 +31,8 @@ pub struct RunConfig {
     pub preferences: Option<Preferences>,
     /// What only reward modelling knows; `None` in other stages.
     pub reward_modelling: Option<RewardModelling>,
+    /// What only reinforcement learning knows; `None` in other stages.
+    pub reinforcement: Option<Reinforcement>,
     /// Base model folder; empty when the model begins from scratch.
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
@@ -147,6 +150,9 @@ impl RunConfig {
         }
         let model_max_length = match stage {
             Stage::Pt | Stage::Sft => v.size("model_max_length"),
+            stage if stage.samples() => {
+                v.size("max_source_length") + v.size("max_completion_length")
+            }
             _ => v.size("max_source_length") + v.size("max_target_length"),
         };
         let config = Self {
@@ -154,6 +160,7 @@ impl RunConfig {
             pretraining,
             preferences: Preferences::resolve(stage, v),
             reward_modelling: RewardModelling::resolve(stage, v),
+            reinforcement: Reinforcement::resolve(stage, v),
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             bfloat16: v.choice("torch_dtype") == "bfloat16",
@@ -194,6 +201,11 @@ impl RunConfig {
         let mut faults = Vec::new();
         if self.bfloat16 && !self.use_peft {
             faults.push("weights that are trained as a whole are kept in float32; leave `--torch_dtype bfloat16` out");
+        }
+        if self.stage.samples() && self.lora_dropout > 0.0 {
+            faults.push(
+                "`--lora_dropout` would make the policy another one than the one that sampled; leave it out",
+            );
         }
         if self.peft_path.is_some() && !self.use_peft {
             faults.push("`--peft_path` trains an adapter further; leave `--use_peft False` out");
@@ -285,7 +297,7 @@ fn training(v: &mut Values, output_dir: PathBuf) -> TrainingArguments {
         load_best_model_at_end: v.bool("load_best_model_at_end"),
         greater_is_better: v
             .optional_bool("greater_is_better")
-            .unwrap_or_else(|| metric.ends_with("accuracy")),
+            .unwrap_or_else(|| !metric.ends_with("loss")),
         metric_for_best_model: metric,
         early_stopping_patience: v.limit("early_stopping_patience").map(|n| n as u32),
         early_stopping_threshold: v.float("early_stopping_threshold"),

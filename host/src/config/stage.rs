@@ -55,11 +55,17 @@ pub enum Stage {
     Simpo,
     /// Kahneman-Tversky optimisation: single answers, good or bad.
     Kto,
+    /// Group-relative policy optimisation: sampled answers, judged by rewards.
+    Grpo,
+    /// REINFORCE with a leave-one-out baseline.
+    Rloo,
+    /// Proximal policy optimisation: with a value head.
+    Ppo,
 }
 
 impl Stage {
     /// All, in the order of their declaration.
-    pub const ALL: [Stage; 7] = [
+    pub const ALL: [Stage; 10] = [
         Stage::Pt,
         Stage::Sft,
         Stage::Rm,
@@ -67,6 +73,9 @@ impl Stage {
         Stage::Orpo,
         Stage::Simpo,
         Stage::Kto,
+        Stage::Grpo,
+        Stage::Rloo,
+        Stage::Ppo,
     ];
 
     /// Name of the command.
@@ -79,7 +88,15 @@ impl Stage {
             Stage::Orpo => "orpo",
             Stage::Simpo => "simpo",
             Stage::Kto => "kto",
+            Stage::Grpo => "grpo",
+            Stage::Rloo => "rloo",
+            Stage::Ppo => "ppo",
         }
+    }
+
+    /// Whether it trains on what the policy itself says.
+    pub fn samples(self) -> bool {
+        matches!(self, Stage::Grpo | Stage::Rloo | Stage::Ppo)
     }
 }
 

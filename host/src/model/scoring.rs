@@ -129,14 +129,26 @@ impl Decoder {
         batch: &TokenBatch,
         temperature: f64,
     ) -> Result<CausalScores> {
+        let scored = self.score_with_states(params, batch, temperature)?;
+        Ok(scored.map_or_else(CausalScores::default, |(scores, _)| scores))
+    }
+
+    /// As [`Decoder::score_at`], and the normed states that predict, `[targets, hidden]`. `None`:
+    /// nothing is trained in `batch`.
+    pub fn score_with_states(
+        &self,
+        params: &ParamSet,
+        batch: &TokenBatch,
+        temperature: f64,
+    ) -> Result<Option<(CausalScores, Tensor)>> {
         let targets = batch.targets();
         if targets.is_empty() {
-            return Ok(CausalScores::default());
+            return Ok(None);
         }
         let normed = self.hidden_at(params, batch, positions_of(&targets))?;
-        let normed = cooled(&normed, temperature)?;
-        let scores = head::score(self.exec(), &normed, self.head_weight(), &tokens_of(&targets))?;
-        Ok(CausalScores { targets, scores })
+        let input = cooled(&normed, temperature)?;
+        let scores = head::score(self.exec(), &input, self.head_weight(), &tokens_of(&targets))?;
+        Ok(Some((CausalScores { targets, scores }, normed)))
     }
 
     /// Forward and backward of a loss whose derivative by each target's log-probability is

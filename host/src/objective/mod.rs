@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 pub mod causal;
+pub mod policy;
 pub mod preference;
 pub mod reward;
 

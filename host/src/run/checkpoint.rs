@@ -98,6 +98,7 @@ pub fn save<T: Task>(
     let target = output_dir.join(name(resume.global_step));
     let out = AtomicDir::create(&target)?;
     task.save(out.path())?;
+    task.save_state(out.path())?;
     let mut entries = Vec::new();
     for (i, param) in task.params().params.iter().enumerate() {
         entries.push(Entry::of(format!("{}.exp_avg", param.name), optimizer.m[i].clone()));
@@ -183,6 +184,7 @@ pub fn read(path: &Path, identity: &BTreeMap<String, Value>) -> Result<Resume> {
 pub fn restore<T: Task>(path: &Path, task: &mut T, optimizer: &mut AdamW) -> Result<()> {
     let damaged = |reason: String| RunError::Checkpoint { path: path.into(), reason };
     task.load(path)?;
+    task.load_state(path)?;
     let file = SafetensorsFile::open(&path.join("optimizer.safetensors"))?;
     optimizer.step = file
         .metadata("step")

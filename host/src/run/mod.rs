@@ -51,6 +51,26 @@ pub enum RunError {
         /// `name = theirs, now ours`.
         differences: Vec<String>,
     },
+    /// The metric that should choose the best checkpoint is not among the evaluation's.
+    #[error("`--metric_for_best_model {name}` is none of the evaluation's figures; it gives {}", known.join(", "))]
+    NoSuchMetric {
+        /// The metric asked for.
+        name: String,
+        /// Those there are.
+        known: Vec<String>,
+    },
+    /// Rewards that fail too often.
+    #[error("reward `{name}` failed on {failed} of {total} completions, more than 5 %; the first: {first}")]
+    RewardFails {
+        /// The reward.
+        name: String,
+        /// Completions it failed on.
+        failed: usize,
+        /// Completions it was asked about.
+        total: usize,
+        /// What went wrong first.
+        first: String,
+    },
     /// `--resume_from_checkpoint True` without a checkpoint.
     #[error("{} holds no checkpoint to resume from; leave --resume_from_checkpoint out to start", .0.display())]
     NoCheckpoint(PathBuf),
@@ -70,6 +90,8 @@ impl RunError {
         match self {
             RunError::NotFinite { .. } => 5,
             RunError::NothingToTrain(_) => 3,
+            RunError::RewardFails { .. } => 4,
+            RunError::NoSuchMetric { .. } => 2,
             RunError::Checkpoint { .. } => 6,
             RunError::OtherRun { .. } | RunError::NoCheckpoint(_) | RunError::Locked { .. } => 2,
         }

@@ -30,12 +30,48 @@ pub struct EvalSums {
     pub num_batches: u64,
 }
 
+/// Micro-batches of one update, each a list of example indices.
+pub type Update = Vec<Vec<u32>>;
+
 /// A stage, as the loop sees it. Everything it does is a pure function of its data, its
-/// trainable parameters and the arguments, so that the loop alone holds the state to save.
+/// trainable parameters and the arguments, so that the loop alone holds the state to save; a stage
+/// that keeps more (sampled completions) says so with [`Task::save_state`].
 pub trait Task {
     /// The micro-batches of one epoch, each a list of example indices: a pure function of the
     /// seed and `epoch`.
     fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>>;
+
+    /// The updates of one epoch: as many micro-batches each as gradients are accumulated over.
+    fn plan_updates(&self, epoch: u64, accumulation: usize) -> Vec<Update> {
+        let plan = self.plan_epoch(epoch);
+        plan.chunks(accumulation.max(1)).map(<[_]>::to_vec).collect()
+    }
+
+    /// Called before an update, for stages that make their own data. Answering false, after
+    /// `interrupted` did true, leaves the update unmade and everything as it was.
+    fn before_update(
+        &mut self,
+        _update: &[Vec<u32>],
+        _global_step: u64,
+        _interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Texts for the user that came up since the last call; `logged`: a log row was just written.
+    fn take_notes(&mut self, _global_step: u64, _logged: bool) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// Writes what a resumed run needs beside parameters and optimiser into a checkpoint.
+    fn save_state(&self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reads what [`Task::save_state`] wrote.
+    fn load_state(&mut self, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// Sum of the loss weights of one micro-batch.
     fn loss_weight(&self, batch: &[u32]) -> f64;

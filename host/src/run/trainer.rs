@@ -65,14 +65,14 @@ impl<'a, T: Task> Trainer<'a, T> {
         interrupted: &'a dyn Fn() -> bool,
     ) -> Result<Self> {
         checkpoint::remove_leftovers(&args.output_dir)?;
-        let batches = task.plan_epoch(0).len();
-        if batches == 0 {
+        let updates = task.plan_updates(0, args.gradient_accumulation_steps).len();
+        if updates == 0 {
             return Err(RunError::NothingToTrain(
                 "the plan of the first epoch is empty; check the data".into(),
             )
             .into());
         }
-        let steps_per_epoch = batches.div_ceil(args.gradient_accumulation_steps.max(1)) as u64;
+        let steps_per_epoch = updates as u64;
         let max_steps = match u64::try_from(args.max_steps) {
             Ok(steps) if steps > 0 => steps,
             _ => (args.num_train_epochs * steps_per_epoch as f64).ceil().max(1.0) as u64,
@@ -188,13 +188,25 @@ impl<'a, T: Task> Trainer<'a, T> {
 
     fn updates(&mut self) -> Result<Outcome> {
         while self.resume.global_step < self.schedule.total_steps && !self.stop {
-            let plan = self.task.plan_epoch(self.resume.epoch);
-            while self.resume.next_batch < plan.len() {
-                let first = self.resume.next_batch;
-                let last = (first + self.args.gradient_accumulation_steps.max(1)).min(plan.len());
-                self.update(&plan[first..last], plan.len(), last)?;
-                let epoch_ends = last == plan.len();
-                self.after_update(epoch_ends)?;
+            let updates = self
+                .task
+                .plan_updates(self.resume.epoch, self.args.gradient_accumulation_steps);
+            let per_epoch = updates.iter().map(Vec::len).sum();
+            let mut last = 0;
+            for (i, update) in updates.iter().enumerate() {
+                last += update.len();
+                if last <= self.resume.next_batch {
+                    continue;
+                }
+                let step = self.resume.global_step;
+                if !self.task.before_update(update, step, self.interrupted)? {
+                    return Ok(Outcome::Interrupted(self.save()?));
+                }
+                let logged = self.update(update, per_epoch, last)?;
+                for note in self.task.take_notes(self.resume.global_step, logged)? {
+                    self.progress.note(&note);
+                }
+                self.after_update(i + 1 == updates.len())?;
                 if self.resume.global_step == self.schedule.total_steps || self.stop {
                     return Ok(Outcome::Finished);
                 }
@@ -208,9 +220,14 @@ impl<'a, T: Task> Trainer<'a, T> {
         Ok(Outcome::Finished)
     }
 
-    /// One update over some micro-batches. Parameters are touched only after loss and gradients
-    /// were found finite.
-    fn update(&mut self, batches: &[Vec<u32>], per_epoch: usize, next_batch: usize) -> Result<()> {
+    /// One update over some micro-batches; answers whether it was logged. Parameters are touched
+    /// only after loss and gradients were found finite.
+    fn update(
+        &mut self,
+        batches: &[Vec<u32>],
+        per_epoch: usize,
+        next_batch: usize,
+    ) -> Result<bool> {
         let step = self.resume.global_step;
         let denominator: f64 = batches.iter().map(|b| self.task.loss_weight(b)).sum();
         let mut sums = StepSums::default();
@@ -260,7 +277,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         if first || due {
             self.log_training(grad_norm, learning_rate)?;
         }
-        Ok(())
+        Ok(first || due)
     }
 
     fn check_finite(
@@ -341,13 +358,15 @@ impl<'a, T: Task> Trainer<'a, T> {
         let loss = if sums.weight_sum > 0.0 { sums.loss_sum / sums.weight_sum } else { 0.0 };
         let state = &self.resume.state;
         let mut entries = vec![
-            ("eval_loss", json!(loss)),
             ("eval_runtime", json!(seconds)),
             ("eval_samples_per_second", json!(eval.num_examples as f64 / seconds)),
             ("eval_steps_per_second", json!(eval.num_batches as f64 / seconds)),
             ("epoch", json!(state.epoch)),
             ("step", json!(state.global_step)),
         ];
+        if sums.weight_sum > 0.0 {
+            entries.push(("eval_loss", json!(loss)));
+        }
         if sums.num_targets > 0 {
             let accuracy = sums.num_correct as f64 / sums.num_targets as f64;
             entries.push(("eval_mean_token_accuracy", json!(accuracy)));
@@ -371,7 +390,10 @@ impl<'a, T: Task> Trainer<'a, T> {
         }
         let name = &self.args.metric_for_best_model;
         let key = if name.starts_with("eval_") { name.clone() } else { format!("eval_{name}") };
-        let Some(value) = entry.get(&key).and_then(Value::as_f64) else { return Ok(false) };
+        let Some(value) = entry.get(&key).and_then(Value::as_f64) else {
+            let known = entry.keys().filter(|k| k.starts_with("eval_")).cloned().collect();
+            return Err(RunError::NoSuchMetric { name: name.clone(), known }.into());
+        };
         let state = &mut self.resume.state;
         let gain = match state.best_metric {
             None => f64::INFINITY,
@@ -454,12 +476,14 @@ impl<'a, T: Task> Trainer<'a, T> {
         let loss = if sums.weight_sum > 0.0 { sums.loss_sum / sums.weight_sum } else { 0.0 };
         let mut metrics = Metrics::from([
             ("epoch".to_string(), json!(self.resume.state.epoch)),
-            ("eval_loss".into(), json!(loss)),
             ("eval_runtime".into(), json!(seconds)),
             ("eval_samples".into(), json!(eval.num_examples)),
             ("eval_samples_per_second".into(), json!(eval.num_examples as f64 / seconds)),
             ("eval_steps_per_second".into(), json!(eval.num_batches as f64 / seconds)),
         ]);
+        if sums.weight_sum > 0.0 {
+            metrics.insert("eval_loss".into(), json!(loss));
+        }
         // Only a loss per token has a perplexity.
         if sums.metrics.is_empty() {
             metrics.insert("perplexity".into(), json!(loss.exp()));

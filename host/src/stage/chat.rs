@@ -36,6 +36,16 @@ pub struct Answer {
     pub stop_reason: StopReason,
 }
 
+/// Tokens that end an answer: those that the model and its tokenizer name, and known ends of turns.
+pub fn stop_ids(config: &HfConfig, tokenizer: &TextTokenizer) -> Vec<u32> {
+    let mut ids = config.eos_token_ids.clone();
+    ids.extend(tokenizer.eos().map(|(_, id)| id));
+    ids.extend(crate::text::train::TURN_ENDS.iter().filter_map(|t| tokenizer.id(t)));
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 impl Speaker {
     /// Loads a model folder, with an adapter and a template plugin where given.
     ///
@@ -64,11 +74,7 @@ impl Speaker {
             Err(TextError::NoChatTemplate(_)) => None,
             Err(e) => return Err(e.into()),
         };
-        let mut eos_ids = config.eos_token_ids.clone();
-        eos_ids.extend(tokenizer.eos().map(|(_, id)| id));
-        eos_ids.extend(crate::text::train::TURN_ENDS.iter().filter_map(|t| tokenizer.id(t)));
-        eos_ids.sort_unstable();
-        eos_ids.dedup();
+        let eos_ids = stop_ids(&config, &tokenizer);
         Ok(Self { decoder, params, tokenizer, template, jinja, eos_ids })
     }
 

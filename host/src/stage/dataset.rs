@@ -21,6 +21,7 @@ use crate::text::{Encoded, Encoder, Segment, TextError, TextTokenizer, Tokenized
 pub struct Pipeline {
     formatter: Option<Plugin>,
     template: Option<Plugin>,
+    rewards: Vec<Plugin>,
     jinja: std::result::Result<ChatTemplate, TextError>,
     tokenizer: Arc<TextTokenizer>,
     max_length: usize,
@@ -30,6 +31,9 @@ pub struct Pipeline {
 
 /// What a stage trains on: made of one or several encoded sequences of an example.
 pub trait Item: Sized {
+    /// Whether conversations are rendered to be continued, and not to be learnt.
+    const TO_CONTINUE: bool = false;
+
     /// The conversations of an example that are to be rendered and encoded, or why this stage
     /// can't use the example. Texts and tokens need no rendering.
     fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String>;
@@ -116,7 +120,7 @@ impl Pipeline {
     /// A plugin that can't be loaded, two of one kind, a reward, options for no plugin.
     pub fn load(config: &RunConfig, tokenizer: &Arc<TextTokenizer>) -> Result<Self> {
         let mut options = config.plugin_options.clone();
-        let (mut formatter, mut template) = (None, None);
+        let (mut formatter, mut template, mut rewards) = (None, None, Vec::new());
         for name in &config.plugin {
             let stem = std::path::Path::new(name)
                 .file_stem()
@@ -126,9 +130,14 @@ impl Pipeline {
             let slot = match plugin.world() {
                 World::Formatter => &mut formatter,
                 World::Template => &mut template,
+                World::Reward if config.stage.samples() => {
+                    rewards.push(plugin);
+                    continue;
+                }
                 World::Reward => {
                     let fault = format!(
-                        "plugin `{name}` is a reward; fine-tuning takes formatters and templates"
+                        "plugin `{name}` is a reward; `trainer {}` takes formatters and templates",
+                        config.stage.name()
                     );
                     return Err(ConfigError::one(fault).into());
                 }
@@ -149,12 +158,14 @@ impl Pipeline {
         Ok(Self {
             formatter,
             template,
+            rewards,
             jinja: ChatTemplate::load(tokenizer),
             tokenizer: tokenizer.clone(),
             // Pre-training cuts its sequences later, and loses nothing.
-            max_length: match config.pretraining {
-                Some(_) => usize::MAX,
-                None => config.model_max_length,
+            max_length: match (&config.pretraining, &config.reinforcement) {
+                (Some(_), _) => usize::MAX,
+                (_, Some(reinforcement)) => reinforcement.max_prompt_length,
+                _ => config.model_max_length,
             },
             train_on_inputs: config.train_on_inputs,
             on_bad_row: config.on_bad_row,
@@ -163,7 +174,17 @@ impl Pipeline {
 
     /// The plugins in use.
     pub fn plugins(&self) -> impl Iterator<Item = &Plugin> {
-        self.formatter.iter().chain(&self.template)
+        self.formatter.iter().chain(&self.template).chain(&self.rewards)
+    }
+
+    /// Takes the rewards out.
+    pub fn take_rewards(&mut self) -> Vec<Plugin> {
+        std::mem::take(&mut self.rewards)
+    }
+
+    /// The template plugin, if one is used.
+    pub fn template(&self) -> Option<&Plugin> {
+        self.template.as_ref()
     }
 
     /// The tokenizer.
@@ -293,7 +314,7 @@ impl Pipeline {
             }
         }
         let rows = usable;
-        let rendered = self.render(&wanted)?;
+        let rendered = self.render(&wanted, T::TO_CONTINUE)?;
         let encoder = Encoder {
             tokenizer: &self.tokenizer,
             max_length: self.max_length,
@@ -339,13 +360,17 @@ impl Pipeline {
     fn render(
         &self,
         by_row: &[Vec<Conversation>],
+        to_continue: bool,
     ) -> Result<Vec<Vec<std::result::Result<Vec<Segment>, String>>>> {
         if by_row.iter().all(Vec::is_empty) {
             return Ok(by_row.iter().map(|_| Vec::new()).collect());
         }
         if let Some(template) = &self.template {
             let all: Vec<Conversation> = by_row.iter().flatten().cloned().collect();
-            let options = render_options(&self.tokenizer);
+            let options = RenderOptions {
+                add_generation_prompt: to_continue,
+                ..render_options(&self.tokenizer)
+            };
             let mut rendered = template.render(&all, &options)?.into_iter().map(|r| {
                 r.map(|segments| {
                     segments
@@ -370,7 +395,7 @@ impl Pipeline {
             .par_iter()
             .map(|row| {
                 row.iter()
-                    .map(|c| match jinja.segments(c) {
+                    .map(|c| match rendered_by(jinja, c, to_continue) {
                         Ok(segments) => Ok(Ok(segments)),
                         // A template may refuse one conversation (roles that don't alternate).
                         Err(e @ TextError::ChatTemplate { .. }) => {
@@ -407,6 +432,18 @@ impl Pipeline {
             }
         }
     }
+}
+
+fn rendered_by(
+    jinja: &ChatTemplate,
+    conversation: &Conversation,
+    to_continue: bool,
+) -> std::result::Result<Vec<Segment>, TextError> {
+    if !to_continue {
+        return jinja.segments(conversation);
+    }
+    let text = jinja.prompt(conversation)?;
+    Ok(vec![Segment { text, role: String::new(), weight: 0.0 }])
 }
 
 /// A text that the tokenizer can't encode is a fault of its row; anything else ends the run.

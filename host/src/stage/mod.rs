@@ -11,6 +11,7 @@ pub mod preference;
 pub mod pt;
 pub mod quickstart;
 pub mod reference;
+pub mod rl;
 pub mod rm;
 pub mod setup;
 pub mod tokenizer;

@@ -111,6 +111,15 @@ impl ChatTemplate {
         Ok(text.replace([GENERATION_START, GENERATION_END], ""))
     }
 
+    /// The text of a whole conversation.
+    ///
+    /// # Errors
+    /// [`TextError::ChatTemplate`].
+    pub fn text(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let text = self.raw(&conversation.messages, conversation.tools.as_deref(), false)?;
+        Ok(text.replace([GENERATION_START, GENERATION_END], ""))
+    }
+
     /// The segments of a whole conversation: assistant turns, with the marker that ends them,
     /// carry their weight; everything else is masked.
     ///

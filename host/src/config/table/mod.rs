@@ -56,7 +56,7 @@ pub(super) const MODEL: &str = "Model";
 pub(super) const DATA: &str = "Data";
 const LORA: &str = "LoRA";
 const TRAINING: &str = "Training";
-const LOGS: &str = "Logging, evaluation, checkpoints";
+pub(super) const LOGS: &str = "Logging, evaluation, checkpoints";
 
 const STRATEGY: Kind = Kind::Choice(&["no", "steps", "epoch"]);
 const SCHEDULES: Kind = Kind::Choice(&["linear", "cosine", "constant", "constant_with_warmup"]);
@@ -336,10 +336,10 @@ pub const SFT: &[Setting] = &[
     row(
         LOGS,
         "metric_for_best_model",
-        Kind::Choice(&["loss", "eval_loss", "mean_token_accuracy", "eval_mean_token_accuracy"]),
+        Kind::Text,
         "loss",
         &[],
-        "what best means",
+        "evaluation's figure that says which checkpoint is best",
     ),
     row(
         LOGS,

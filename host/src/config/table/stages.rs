@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{ANY, DATA, Kind, MODEL, POSITIVE, SFT, Setting, row};
+use super::{ANY, DATA, Kind, LOGS, MODEL, POSITIVE, SFT, Setting, row};
 use crate::config::Stage;
 
 const SCRATCH: &str = "Model from scratch";
@@ -217,6 +217,259 @@ const PAIR_DEFAULTS: &[(&str, &str)] = &[
 
 const RM_DEFAULTS: &[(&str, &str)] = &[("weight_decay", "0.001"), ("save_total_limit", "3")];
 
+const SAMPLING: &str = "Sampling";
+const REWARDS: &str = "Rewards";
+const POLICY: &str = "Policy";
+
+/// Settings of all stages that sample.
+const SAMPLED: &[Setting] = &[
+    row(
+        DATA,
+        "max_source_length",
+        Kind::Int(1),
+        "1024",
+        &["max_prompt_length"],
+        "most tokens of a prompt; longer ones are left out and counted",
+    ),
+    row(
+        SAMPLING,
+        "max_completion_length",
+        Kind::Int(1),
+        "256",
+        &["max_target_length", "response_length", "max_new_tokens"],
+        "most tokens of a completion",
+    ),
+    row(SAMPLING, "temperature", Kind::Float(POSITIVE, 100.0), "1.0", &[], "temperature"),
+    row(
+        SAMPLING,
+        "top_p",
+        Kind::Float(POSITIVE, 1.0),
+        "1.0",
+        &[],
+        "keep the likeliest tokens up to this probability",
+    ),
+    row(SAMPLING, "top_k", Kind::Int(0), "0", &[], "keep so many likeliest tokens; 0: all"),
+    row(
+        SAMPLING,
+        "repetition_penalty",
+        Kind::Float(POSITIVE, 100.0),
+        "1.0",
+        &[],
+        "above 1: less repetition",
+    ),
+    row(
+        SAMPLING,
+        "generation_batch_size",
+        Kind::Int(1),
+        "64",
+        &[],
+        "completions generated at a time; fewer need less memory",
+    ),
+    row(
+        REWARDS,
+        "reward_model_name_or_path",
+        Kind::List,
+        "",
+        &["reward_model_path", "reward_model"],
+        "reward model: folder of a model or of an adapter; may be repeated",
+    ),
+    row(
+        REWARDS,
+        "reward_weights",
+        Kind::List,
+        "",
+        &[],
+        "weights of the rewards, separated by commas: plugins in their order, then models; 1 each",
+    ),
+    row(
+        REWARDS,
+        "reward_clip_range",
+        Kind::List,
+        "",
+        &[],
+        "bounds of the total reward, such as -1,1",
+    ),
+    row(
+        REWARDS,
+        "reward_failure",
+        Kind::Choice(&["fail", "null", "zero"]),
+        "fail",
+        &[],
+        "what a reward plugin that fails on a completion does: end the run, give no value, or 0; \
+         more than 5 % of a batch end the run in any case",
+    ),
+    REFERENCE,
+    row(
+        LOGS,
+        "log_completions",
+        Kind::Bool,
+        "True",
+        &[],
+        "write completions as Parquet and show some of them, as often as the log",
+    ),
+    row(
+        LOGS,
+        "num_completions_to_print",
+        Kind::Int(0),
+        "2",
+        &[],
+        "completions shown at a time",
+    ),
+];
+
+const fn num_generations(default: &'static str) -> Setting {
+    row(SAMPLING, "num_generations", Kind::Int(2), default, &[], "completions of each prompt")
+}
+
+const fn iterations(default: &'static str, aliases: &'static [&'static str]) -> Setting {
+    let help = "updates made with each batch of completions";
+    row(POLICY, "num_iterations", Kind::Int(1), default, aliases, help)
+}
+
+const fn kl(default: &'static str, aliases: &'static [&'static str]) -> Setting {
+    let help = "weight of the divergence from the reference; 0: no reference";
+    row(POLICY, "beta", Kind::Float(0.0, ANY), default, aliases, help)
+}
+
+const fn epsilon(aliases: &'static [&'static str]) -> Setting {
+    let help = "how far below 1 the ratio of new to old probability pulls";
+    row(POLICY, "epsilon", Kind::Float(0.0, 1.0), "0.2", aliases, help)
+}
+
+const EPSILON_HIGH: Setting = row(
+    POLICY,
+    "epsilon_high",
+    Kind::Float(0.0, ANY),
+    "",
+    &[],
+    "how far above 1 it pulls; epsilon",
+);
+
+const GRPO_OWN: &[Setting] = &[
+    num_generations("4"),
+    iterations("1", &[]),
+    kl("0.001", &[]),
+    epsilon(&[]),
+    EPSILON_HIGH,
+    row(
+        POLICY,
+        "loss_type",
+        Kind::Choice(&["grpo", "bnpo", "dr_grpo", "dapo"]),
+        "dapo",
+        &[],
+        "mean over each completion's tokens, the micro-batch's tokens, a constant, or the update's \
+         tokens",
+    ),
+    row(
+        POLICY,
+        "importance_sampling_level",
+        Kind::Choice(&["token", "sequence"]),
+        "token",
+        &[],
+        "ratios of tokens, or of sequences (GSPO)",
+    ),
+    row(
+        POLICY,
+        "scale_rewards",
+        Kind::Choice(&["group", "batch", "none", "True", "False"]),
+        "group",
+        &[],
+        "divide advantages by the standard deviation of the group or the batch (none: Dr. GRPO)",
+    ),
+    row(
+        POLICY,
+        "mask_truncated_completions",
+        Kind::Bool,
+        "False",
+        &[],
+        "train only completions that ended by themselves",
+    ),
+];
+
+const RLOO_OWN: &[Setting] = &[
+    num_generations("2"),
+    iterations("1", &[]),
+    kl("0.05", &[]),
+    epsilon(&[]),
+    EPSILON_HIGH,
+    row(
+        POLICY,
+        "normalize_advantages",
+        Kind::Bool,
+        "False",
+        &[],
+        "give the advantages of a batch mean 0 and variance 1",
+    ),
+];
+
+const PPO_OWN: &[Setting] = &[
+    iterations("4", &["num_ppo_epochs", "ppo_epochs"]),
+    kl("0.05", &["kl_coef", "init_kl_coef"]),
+    epsilon(&["cliprange"]),
+    EPSILON_HIGH,
+    row(POLICY, "gamma", Kind::Float(0.0, 1.0), "1.0", &[], "discount"),
+    row(POLICY, "lam", Kind::Float(0.0, 1.0), "0.95", &[], "decay of the generalised advantage"),
+    row(
+        POLICY,
+        "cliprange_value",
+        Kind::Float(POSITIVE, ANY),
+        "0.2",
+        &[],
+        "range around the old value beyond which its loss pulls no further",
+    ),
+    row(POLICY, "vf_coef", Kind::Float(0.0, ANY), "0.1", &[], "weight of the value's loss"),
+    row(POLICY, "whiten_rewards", Kind::Bool, "False", &[], "give the rewards variance 1"),
+    row(
+        REWARDS,
+        "missing_eos_penalty",
+        Kind::Float(0.0, ANY),
+        "0",
+        &[],
+        "taken from the score of a completion that did not end by itself",
+    ),
+    row(
+        POLICY,
+        "adap_kl_ctrl",
+        Kind::Bool,
+        "False",
+        &[],
+        "let beta follow the divergence to --target",
+    ),
+    row(POLICY, "target", Kind::Float(POSITIVE, ANY), "6", &[], "divergence wanted, nats"),
+    row(
+        POLICY,
+        "horizon",
+        Kind::Float(POSITIVE, ANY),
+        "10000",
+        &[],
+        "completions over which beta follows",
+    ),
+];
+
+/// Dropout would make the policy another one than the one that sampled.
+const GRPO_DEFAULTS: &[(&str, &str)] = &[
+    ("learning_rate", "5e-7"),
+    ("lr_scheduler_type", "cosine"),
+    ("warmup_ratio", "0.03"),
+    ("lora_rank", "16"),
+    ("lora_dropout", "0"),
+    ("weight_decay", "0"),
+    ("num_train_epochs", "1"),
+];
+const RLOO_DEFAULTS: &[(&str, &str)] = &[
+    ("learning_rate", "1e-6"),
+    ("lora_dropout", "0"),
+    ("weight_decay", "0"),
+    ("num_train_epochs", "1"),
+];
+const PPO_DEFAULTS: &[(&str, &str)] = &[
+    ("learning_rate", "1e-5"),
+    ("lora_dropout", "0"),
+    ("weight_decay", "0"),
+    ("num_train_epochs", "1"),
+    ("eval_steps", "100"),
+];
+
 /// [`SFT`] without some rows, with other defaults and some rows more.
 fn derived(
     without: &[&str],
@@ -250,5 +503,8 @@ pub fn of(stage: Stage) -> &'static [Setting] {
         Stage::Orpo => derived(SEQUENCES, PAIR_DEFAULTS, &[ORPO_OWN]),
         Stage::Simpo => derived(SEQUENCES, PAIR_DEFAULTS, &[SIMPO_OWN]),
         Stage::Kto => derived(SEQUENCES, PAIR_DEFAULTS, &[KTO_OWN]),
+        Stage::Grpo => derived(SEQUENCES, GRPO_DEFAULTS, &[SAMPLED, GRPO_OWN]),
+        Stage::Rloo => derived(SEQUENCES, RLOO_DEFAULTS, &[SAMPLED, RLOO_OWN]),
+        Stage::Ppo => derived(SEQUENCES, PPO_DEFAULTS, &[SAMPLED, PPO_OWN]),
     })
 }
