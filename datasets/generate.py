@@ -221,16 +221,58 @@ def conversations(rng):
     return "\n".join(rows) + "\n"
 
 
+ASKED = ["What is {}?", "How much is {}?", "Tell me what {} is."]
+ASKED_OTHERWISE = ["Please work out {}.", "Do you know {}?"]
+
+
+def sums_and_differences():
+    """All sums and differences of small numbers whose result is from 0 to 12: text and result."""
+    out = []
+    for a in range(1, 10):
+        for b in range(1, 10):
+            if a + b <= 12:
+                out.append((f"{a} + {b}", a + b))
+            if a - b >= 0:
+                out.append((f"{a} - {b}", a - b))
+    return out
+
+
+def arithmetic(rng):
+    """Conversations of a careless teacher (one answer in four is right), questions with the right
+    answers, and the same in other words."""
+    problems = sums_and_differences()
+    taught, asked, otherwise = [], [], []
+    for problem, result in problems:
+        for i in range(24):
+            right = i % 4 == 0
+            wrong = rng.choice([n for n in range(max(0, result - 3), result + 4) if n != result])
+            question = rng.choice(ASKED + ASKED_OTHERWISE).format(problem)
+            answer = f"{problem} = {result if right else wrong}"
+            taught.append({"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]})
+        for wording in ASKED:
+            asked.append({"question": wording.format(problem), "answer": str(result)})
+        otherwise.append({"question": rng.choice(ASKED_OTHERWISE).format(problem), "answer": str(result)})
+    rng.shuffle(taught)
+    rng.shuffle(asked)
+    rng.shuffle(otherwise)
+    lines = lambda rows: "".join(json.dumps(row) + "\n" for row in rows)
+    return lines(taught), lines(asked), lines(otherwise[:40])
+
+
 def main():
+    taught, asked, otherwise = arithmetic(random.Random(SEED + 3))
     files = {
         "pretrain/encyclopedia.txt": encyclopedia(random.Random(SEED)),
         "sft/conversations.jsonl": conversations(random.Random(SEED + 1)),
         "preference/pairs.jsonl": preferences(random.Random(SEED + 2)),
+        "arithmetic/sft/careless.jsonl": taught,
+        "arithmetic/questions/train.jsonl": asked,
+        "arithmetic/held_out/otherwise.jsonl": otherwise,
     }
     sums = []
     for name, text in files.items():
         path = HERE / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
         sums.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}")
     (HERE / "SHA256SUMS").write_text("\n".join(sums) + "\n")

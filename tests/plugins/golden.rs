@@ -93,6 +93,57 @@ fn preference_rows_are_as_recorded() {
     formatter("preference");
 }
 
+fn reward(name: &str) {
+    let input = lines(name, "in.jsonl");
+    let texts: Vec<&str> = input.iter().map(String::as_str).collect();
+    let scores = shipped(name, "{}").score(&[rows::batch(&texts)]).unwrap();
+    let shown = |score: &trainer::plugin::Score| {
+        let parts: serde_json::Map<String, Value> =
+            score.parts.iter().map(|p| (p.name.clone(), json!(p.value))).collect();
+        json!({ "value": score.value, "parts": parts })
+    };
+    check_golden(name, &scores.iter().map(shown).collect::<Vec<_>>());
+}
+
+#[test]
+fn prompt_rows_are_as_recorded() {
+    formatter("prompt");
+}
+
+#[test]
+fn rewards_are_as_recorded() {
+    for name in ["accuracy", "format", "length", "repetition"] {
+        reward(name);
+    }
+}
+
+#[test]
+fn rewards_follow_their_options() {
+    let score = |name: &str, options: &str, row: Value| {
+        let text = row.to_string();
+        shipped(name, options).score(&[rows::batch(&[&text])]).unwrap()[0].value
+    };
+    let answer = json!({"completion": "3 or 4", "reference": "3 or 4"});
+    assert_eq!(score("accuracy", r#"{"extract": "whole"}"#, answer.clone()), Some(1.0));
+    assert_eq!(score("accuracy", r#"{"extract": "tag", "wrong": -1}"#, answer), Some(-1.0));
+    let near = json!({"completion": "3.15", "reference": "3.14"});
+    assert_eq!(score("accuracy", r#"{"tolerance": 0.01, "right": 2}"#, near), Some(2.0));
+    let half = json!({"completion": "<think>a</think> b"});
+    assert_eq!(score("format", r#"{"partial": true}"#, half), Some(0.5));
+    let ended = json!({"completion": "so be it. END"});
+    assert_eq!(score("format", r#"{"tags": [], "ends_with": "END"}"#, ended), Some(1.0));
+    let words = json!({"completion": "one two three"});
+    let few = r#"{"unit": "words", "min": 6, "max": 9}"#;
+    assert_eq!(score("length", few, words.clone()), Some(-0.5));
+    assert_eq!(score("repetition", r#"{"n": 1, "weight": 2}"#, words), Some(0.0));
+    let fault = |name: &str, options: &str| {
+        let limits = trainer::plugin::PluginLimits::default();
+        Plugin::load(name, options, 0, limits).unwrap_err().to_string()
+    };
+    assert!(fault("length", r#"{"min": 9, "max": 1}"#).contains("`min` 9 is above `max` 1"));
+    assert!(fault("format", r#"{"tags": ["<a>"]}"#).contains("`tags`"));
+}
+
 #[test]
 fn chatml_renderings_are_as_recorded() {
     template("chatml");
@@ -105,7 +156,7 @@ fn vicuna_renderings_are_as_recorded() {
 
 #[test]
 fn outcomes_do_not_depend_on_batches_or_repetition() {
-    for name in ["sharegpt", "alpaca", "text", "preference"] {
+    for name in ["sharegpt", "alpaca", "text", "preference", "prompt"] {
         let input = lines(name, "in.jsonl");
         let many: Vec<&str> = input.iter().cycle().take(1_500).map(String::as_str).collect();
         let plugin = shipped(name, "{}");
@@ -215,6 +266,9 @@ fn the_longest_line_fits_the_limits() {
 fn every_row_of_the_sample_data_is_used_without_repairs() {
     sample_rows_are_used("datasets/sft", "sharegpt");
     sample_rows_are_used("datasets/preference", "preference");
+    sample_rows_are_used("datasets/arithmetic/sft", "sharegpt");
+    sample_rows_are_used("datasets/arithmetic/questions", "prompt");
+    sample_rows_are_used("datasets/arithmetic/held_out", "prompt");
 }
 
 fn sample_rows_are_used(folder: &str, plugin: &str) {

@@ -16,7 +16,11 @@ fn message(result: Result<Plugin, PluginError>) -> String {
 fn the_binary_holds_the_shipped_plugins() {
     dist("sharegpt");
     let names: Vec<&str> = shipped_names().collect();
-    assert_eq!(names, ["alpaca", "chatml", "preference", "sharegpt", "text", "vicuna"]);
+    let shipped = [
+        "accuracy", "alpaca", "chatml", "format", "length", "preference", "prompt", "repetition",
+        "sharegpt", "text", "vicuna",
+    ];
+    assert_eq!(names, shipped);
     for name in names {
         let by_name = load(name, "").unwrap();
         let by_file_name = load(&format!("{name}.wasm"), "").unwrap();

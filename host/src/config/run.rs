@@ -260,7 +260,7 @@ fn strategy(text: &str) -> SaveStrategy {
 }
 
 fn training(v: &mut Values, output_dir: PathBuf) -> TrainingArguments {
-    let metric = v.choice("metric_for_best_model");
+    let metric = v.text("metric_for_best_model").unwrap_or_default();
     let warmup = v.float("warmup_steps");
     let ratio = v.float("warmup_ratio");
     TrainingArguments {

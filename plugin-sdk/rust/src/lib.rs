@@ -58,6 +58,7 @@ mod about;
 #[doc(hidden)]
 pub mod bindings;
 mod chat;
+pub mod fields;
 mod formatter;
 #[doc(hidden)]
 pub mod glue;
