@@ -7,7 +7,8 @@ expected.json  per variant (plain, centred, margin): loss, grad_norm, accuracy, 
 final/         the adapter after the plain run, as PEFT saved it
 rewards.json   rewards of the better and worse answers by the base with the final adapter
 
-TRL scores the rendered prompt and answer, at its last token. Batch 2, accumulation 1, learning rate
+Transformers scores the rendered prompt and answer at the last token that is not padding; the
+tokenizer pads with </s>, so that is the one before it. Batch 2, accumulation 1, learning rate
 5e-3, linear, no warm-up, no weight decay, rows in order, no dropout, float32.
 """
 

@@ -113,7 +113,18 @@ pub fn report(r: &Report, s: &Summary, resume: &str, adapter: bool) {
     }
     let out = s.output_dir.display();
     row("output", format!("{out}"));
-    if adapter {
+    if s.stage == "rm" {
+        line("next:");
+        if adapter {
+            line(&format!(
+                "  trainer merge --base_model BASE --peft_model_path {out} --output_dir MERGED"
+            ));
+        }
+        let model = if adapter { "MERGED".to_string() } else { out.to_string() };
+        line(&format!(
+            "  trainer score --reward_model_name_or_path {model} --data_file ANSWERS --output_file SCORES"
+        ));
+    } else if adapter {
         line("next:");
         line(&format!(
             "  trainer merge --base_model BASE --peft_model_path {out} --output_dir MERGED"

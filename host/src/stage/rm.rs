@@ -1,5 +1,4 @@
-//! Reward modelling: a head with one output on the last token of prompt and answer, trained on
-//! pairs.
+//! Reward modelling: a head with one output at the end of prompt and answer, trained on pairs.
 
 use std::path::Path;
 
@@ -36,12 +35,20 @@ pub struct RmTask {
     planner: EpochPlanner,
     persist: Box<dyn Persist>,
     centring: f64,
+    pad: Option<u32>,
     seed: u64,
 }
 
-/// The last token of each sequence of a batch.
-pub fn last_positions(batch: &TokenBatch) -> Vec<u32> {
-    batch.bounds[1..].iter().map(|&end| end as u32 - 1).collect()
+/// Where each sequence of a batch is scored: at its last token that is not `pad`, which is where
+/// transformers reads a sequence classifier. Where a tokenizer pads with its end-of-text token,
+/// that is the token before it.
+pub fn scored_positions(batch: &TokenBatch, pad: Option<u32>) -> Vec<u32> {
+    let last = |bound: &[usize]| {
+        let own = &batch.input_ids[bound[0]..bound[1]];
+        let at = own.iter().rposition(|&id| Some(id) != pad).unwrap_or(0);
+        (bound[0] + at) as u32
+    };
+    batch.bounds.windows(2).map(last).collect()
 }
 
 impl RmTask {
@@ -75,7 +82,7 @@ impl RmTask {
     }
 
     fn rewards(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        let normed = self.decoder.hidden_at(&self.params, batch, last_positions(batch))?;
+        let normed = self.decoder.hidden_at(&self.params, batch, scored_positions(batch, self.pad))?;
         let head = &self.params.params[self.head()].tensor;
         Ok(score_head::forward(self.decoder.exec(), head, &normed)?)
     }
@@ -102,7 +109,7 @@ impl Task for RmTask {
         let pairs: Vec<&PreferencePair> = batch.iter().map(|&i| &self.train[i as usize]).collect();
         let batch = PreferencePair::laid_out(&pairs);
         let key = Some(dropout_key(self.seed, at.global_step, at.micro_step));
-        let last = last_positions(&batch);
+        let last = scored_positions(&batch, self.pad);
         let kept = self.decoder.forward_at(&self.params, &batch, last, key)?;
         let exec = self.decoder.exec();
         let index = self.head();
@@ -268,6 +275,7 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         planner,
         persist,
         centring: settings.center_rewards_coefficient,
+        pad: inputs.model_config.as_reward_model().pad_token_id,
         seed: config.training.seed,
     };
     Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })

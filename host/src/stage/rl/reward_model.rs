@@ -1,4 +1,4 @@
-//! A reward model at rest: scores conversations by the head on their last token.
+//! A reward model at rest: scores conversations by the head at their end.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::plugin::Plugin;
 use crate::stage::dataset::render_options;
-use crate::stage::rm::{last_positions, read_head};
+use crate::stage::rm::{read_head, scored_positions};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{TextError, TextTokenizer};
 
@@ -26,6 +26,7 @@ pub struct RewardModel {
     params: ParamSet,
     tokenizer: TextTokenizer,
     jinja: Option<ChatTemplate>,
+    pad: Option<u32>,
 }
 
 /// The folder of an adapter's base: as the adapter names it, or beside the adapter.
@@ -81,7 +82,8 @@ impl RewardModel {
             Err(TextError::NoChatTemplate(_)) => None,
             Err(e) => return Err(e.into()),
         };
-        Ok(Self { decoder, params, tokenizer, jinja })
+        let pad = config.as_reward_model().pad_token_id;
+        Ok(Self { decoder, params, tokenizer, jinja, pad })
     }
 
     /// Values of its weights.
@@ -158,7 +160,7 @@ impl RewardModel {
         }
         let sequences: Vec<&[u32]> = waiting.iter().map(|(_, ids)| ids.as_slice()).collect();
         let batch = TokenBatch::from_ids(&sequences);
-        let normed = self.decoder.hidden_at(&self.params, &batch, last_positions(&batch))?;
+        let normed = self.decoder.hidden_at(&self.params, &batch, scored_positions(&batch, self.pad))?;
         let head = &self.params.params[self.params.params.len() - 1].tensor;
         let rewards = score_head::forward(self.decoder.exec(), head, &normed)?;
         for ((i, _), reward) in waiting.drain(..).zip(rewards) {
