@@ -9,6 +9,8 @@ mod plugin;
 mod preview;
 mod progress;
 mod quickstart;
+mod rollout;
+mod score;
 mod screen;
 mod signals;
 mod tokenizer;
@@ -81,6 +83,16 @@ const COMMANDS: &[Command] = &[
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
     Command { name: "generate", about: "answer prompts", run: generate::run },
+    Command {
+        name: "rollout",
+        about: "answer a file of prompts, many at a time",
+        run: rollout::run,
+    },
+    Command {
+        name: "score",
+        about: "judge a file of answers by rewards",
+        run: score::run,
+    },
     Command { name: "chat", about: "talk with a model", run: chat::run },
     Command { name: "import", about: "turn a GGUF file into a model folder", run: import::run },
     Command { name: "plugin", about: "inspect a plugin", run: plugin::run },

@@ -226,7 +226,8 @@ impl RunConfig {
     }
 }
 
-fn plugin_options(v: &mut Values) -> BTreeMap<String, String> {
+/// Options of plugins by name, JSON text.
+pub fn plugin_options(v: &mut Values) -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     for text in v.list("plugin_options") {
         let parsed = text.split_once('=').filter(|(name, json)| {

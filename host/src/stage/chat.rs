@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use crate::adapter::{self, peft};
 use crate::data::Conversation;
 use crate::error::Result;
-use crate::model::generate::{Generation, SamplingOptions, StopReason};
+use crate::model::generate::{Generation, Request, SamplingOptions, StopReason};
 use crate::model::{Decoder, HfConfig, ParamSet, Weights};
 use crate::plugin::{Plugin, RenderOptions};
 use crate::text::chat_template::ChatTemplate;
@@ -111,6 +111,48 @@ impl Speaker {
             Some(plugin) => Ok(plugin.stop_strings(&self.render_options())?),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Continues many prompts (whose templates wrote all special tokens), up to `slots` at a time;
+    /// prompt `i` is row `i`. A stop string ends an answer's text. `None` when interrupted.
+    ///
+    /// # Errors
+    /// As [`Speaker::answer`].
+    pub fn answer_all(
+        &self,
+        prompts: &[String],
+        options: &SamplingOptions,
+        stop: &[String],
+        slots: usize,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Answer>>> {
+        let encode = |p: &String| Ok(self.tokenizer.encode(p, false)?.ids);
+        let ids: Vec<Vec<u32>> = prompts.iter().map(encode).collect::<Result<_>>()?;
+        let mut options = options.clone();
+        options.stop_ids.extend(&self.eos_ids);
+        let requests: Vec<Request<'_>> =
+            ids.iter().zip(0..).map(|(prompt, row)| Request { prompt, row }).collect();
+        let done = self.decoder.generate_batch(
+            &self.params,
+            &requests,
+            &options,
+            slots,
+            |_, _| true,
+            interrupted,
+        )?;
+        let Some(done) = done else { return Ok(None) };
+        let mut answers = Vec::with_capacity(done.len());
+        for (generation, prompt) in done.into_iter().zip(&ids) {
+            let mut text = self.tokenizer.decode(&generation.ids, true)?;
+            let mut stop_reason = generation.stop_reason;
+            if let Some(at) = stop.iter().filter_map(|s| text.find(s.as_str())).min() {
+                text.truncate(at);
+                stop_reason = StopReason::StopToken;
+            }
+            let (num_tokens, prompt_tokens) = (generation.ids.len(), prompt.len());
+            answers.push(Answer { text, num_tokens, prompt_tokens, stop_reason });
+        }
+        Ok(Some(answers))
     }
 
     /// Continues `prompt`. With `raw` the tokenizer adds its special tokens to it; otherwise the

@@ -1,5 +1,6 @@
 //! Stages: compose everything above into runs. Know no command line and print nothing.
 
+pub mod answers;
 pub mod causal;
 pub mod causal_task;
 pub mod chat;

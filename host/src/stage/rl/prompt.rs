@@ -32,6 +32,23 @@ fn split(conversation: &Conversation) -> Option<(Conversation, Option<String>)> 
     Some((prompt, answer))
 }
 
+impl Prompt {
+    /// The prompt of an example, without tokens; none where the example is of another kind.
+    pub fn unread(example: &Example, provenance: Provenance) -> Option<Self> {
+        let (conversation, reference, columns) = match example {
+            Example::Prompt { prompt, reference, columns } => {
+                (prompt.clone(), reference.clone(), columns.clone())
+            }
+            Example::Conversation(conversation) => {
+                let (prompt, answer) = split(conversation)?;
+                (prompt, answer, None)
+            }
+            _ => return None,
+        };
+        Some(Self { ids: Vec::new(), conversation, reference, columns, provenance })
+    }
+}
+
 impl Item for Prompt {
     const TO_CONTINUE: bool = true;
 
@@ -54,21 +71,12 @@ impl Item for Prompt {
             if sequence.truncated_tokens > 0 {
                 return Err("a prompt longer than max_source_length");
             }
-            let (conversation, reference, columns) = match example {
-                Example::Prompt { prompt, reference, columns } => {
-                    (prompt.clone(), reference.clone(), columns.clone())
-                }
-                Example::Conversation(conversation) => {
-                    let (prompt, answer) = split(conversation).ok_or("no user's turn")?;
-                    (prompt, answer, None)
-                }
-                _ => return Err("no prompt"),
-            };
             if sequence.example.input_ids.is_empty() {
                 return Err("a prompt without a token");
             }
-            let (ids, provenance) = (sequence.example.input_ids, sequence.example.provenance);
-            prompts.push(Self { ids, conversation, reference, columns, provenance });
+            let (ids, at) = (sequence.example.input_ids, sequence.example.provenance);
+            let prompt = Self::unread(example, at).ok_or("no prompt")?;
+            prompts.push(Self { ids, ..prompt });
         }
         Ok(prompts)
     }
