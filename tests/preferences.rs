@@ -108,10 +108,13 @@ fn resumed_runs_end_the_same() {
         return;
     }
     let tmp = tempfile::tempdir().unwrap();
-    for (command, data) in
-        [("orpo", "dpo_curve/pairs.jsonl"), ("simpo", "dpo_curve/pairs.jsonl"), ("kto", "preference_curves/rows.jsonl")]
-    {
-        let (whole, again) = (tmp.path().join(command), tmp.path().join(format!("{command}-again")));
+    for (command, data) in [
+        ("orpo", "dpo_curve/pairs.jsonl"),
+        ("simpo", "dpo_curve/pairs.jsonl"),
+        ("kto", "preference_curves/rows.jsonl"),
+    ] {
+        let (whole, again) =
+            (tmp.path().join(command), tmp.path().join(format!("{command}-again")));
         let more = ["--max_steps", "8", "--save_steps", "4", "--shuffle=True"];
         let args = |out: &Path, more: &[&str]| -> Vec<String> {
             let mut args = run(command, &golden(data), out, more);

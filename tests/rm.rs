@@ -127,7 +127,15 @@ fn the_adapter_is_what_peft_writes_and_merges_into_a_reward_model() {
     // Merged: a model for sequence classification with one label, without the head for words.
     let merged = tmp.path().join("merged");
     let (base, adapter, to) = (arg(&model), arg(&out), arg(&merged));
-    trainer_ok(["merge", "--base_model", &base, "--peft_model_path", &adapter, "--output_dir", &to]);
+    trainer_ok([
+        "merge",
+        "--base_model",
+        &base,
+        "--peft_model_path",
+        &adapter,
+        "--output_dir",
+        &to,
+    ]);
     let config = json(merged.join("config.json"));
     assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
     assert_eq!(config["id2label"], serde_json::json!({"0": "LABEL_0"}));
@@ -151,7 +159,15 @@ fn the_adapter_is_what_peft_writes_and_merges_into_a_reward_model() {
     let args: Vec<String> = rm(
         &golden("dpo_curve/pairs.jsonl"),
         &further,
-        &["--max_steps", "1", "--use_peft", "False", "--learning_rate=1e-5", "--eval_strategy", "no"],
+        &[
+            "--max_steps",
+            "1",
+            "--use_peft",
+            "False",
+            "--learning_rate=1e-5",
+            "--eval_strategy",
+            "no",
+        ],
     )
     .into_iter()
     .map(|a| if a == base { to.clone() } else { a })
@@ -184,8 +200,7 @@ fn a_resumed_run_ends_the_same() {
         let mut resumed = more.to_vec();
         resumed.extend(["--resume_from_checkpoint", "True"]);
         trainer_ok(rm(&pairs, &again, &resumed));
-        let file =
-            if name == "lora" { "adapter_model.safetensors" } else { "model.safetensors" };
+        let file = if name == "lora" { "adapter_model.safetensors" } else { "model.safetensors" };
         let weights = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
         assert!(weights(&whole) == weights(&again), "{name}: the resumed weights differ");
     }

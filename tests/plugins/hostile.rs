@@ -423,3 +423,38 @@ fn rewards_score_every_row_and_never_with_nan() {
         assert!(error.to_string().contains("not finite"), "{error}");
     }
 }
+
+#[test]
+fn a_reward_that_fails_too_often_ends_the_run_whatever_the_policy() {
+    use trainer::config::RewardFailure;
+    use trainer::data::{Conversation, Message, Provenance};
+    use trainer::stage::rl::prompt::Prompt;
+    use trainer::stage::rl::reward::{Answer, Rewards};
+
+    let judge = |failure, body: &str, items: &str| {
+        let plugin = load(&Guest::reward(body).items(items));
+        let rewards = Rewards::new(vec![plugin], Vec::new(), &[2.0], None, failure, None).unwrap();
+        let prompt = Prompt {
+            ids: vec![1],
+            conversation: Conversation { messages: vec![Message::new("user", "q")], tools: None },
+            reference: None,
+            columns: None,
+            provenance: Provenance { file: "prompts.jsonl".into(), row: 7 },
+        };
+        let answers = vec![Answer { prompt: &prompt, completion: "a" }; 3];
+        rewards.judge(&answers).map_err(|e| (e.exit_code(), e.to_string()))
+    };
+    for failure in [RewardFailure::Null, RewardFailure::Zero] {
+        let (code, text) = judge(failure, "(unreachable)", "").unwrap_err();
+        assert_eq!(code, 4);
+        for part in ["failed on 3 of 3 completions", "more than 5 %", "prompts.jsonl:7"] {
+            assert!(text.contains(part), "no `{part}` in {text}");
+        }
+    }
+    let (code, text) = judge(RewardFailure::Fail, "(unreachable)", "").unwrap_err();
+    assert!(code == 4 && !text.contains("5 %"), "{text}");
+    let half: String = 0.5f64.to_le_bytes().iter().map(|b| format!("\\{b:02x}")).collect();
+    let sound =
+        judge(RewardFailure::Fail, &scores(), &format!("(data (i32.const 512) \"{half}\")"));
+    assert_eq!(sound.unwrap().total, [Some(1.0); 3]);
+}

@@ -17,8 +17,17 @@ fn the_binary_holds_the_shipped_plugins() {
     dist("sharegpt");
     let names: Vec<&str> = shipped_names().collect();
     let shipped = [
-        "accuracy", "alpaca", "chatml", "format", "length", "preference", "prompt", "repetition",
-        "sharegpt", "text", "vicuna",
+        "accuracy",
+        "alpaca",
+        "chatml",
+        "format",
+        "length",
+        "preference",
+        "prompt",
+        "repetition",
+        "sharegpt",
+        "text",
+        "vicuna",
     ];
     assert_eq!(names, shipped);
     for name in names {

@@ -73,7 +73,8 @@ pub fn merge(
         if score.dims()[1] != config.spec.hidden_size {
             return Err(fault(format!(
                 "its score head is made for a width of {}, the base has {}; it belongs to another model",
-                score.dims()[1], config.spec.hidden_size
+                score.dims()[1],
+                config.spec.hidden_size
             )));
         }
         config = config.as_reward_model();

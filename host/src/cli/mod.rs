@@ -88,11 +88,7 @@ const COMMANDS: &[Command] = &[
         about: "answer a file of prompts, many at a time",
         run: rollout::run,
     },
-    Command {
-        name: "score",
-        about: "judge a file of answers by rewards",
-        run: score::run,
-    },
+    Command { name: "score", about: "judge a file of answers by rewards", run: score::run },
     Command { name: "chat", about: "talk with a model", run: chat::run },
     Command { name: "import", about: "turn a GGUF file into a model folder", run: import::run },
     Command { name: "plugin", about: "inspect a plugin", run: plugin::run },

@@ -111,11 +111,13 @@ const TABLE: &[Setting] = &[
     setting(SAMPLING, "seed", &[], Kind::Int(0), "42", "seed of the choice"),
 ];
 
-const EXAMPLE: &str = "trainer rollout --model_name_or_path MODEL --data_file PROMPTS --output_file ANSWERS.jsonl";
+const EXAMPLE: &str =
+    "trainer rollout --model_name_or_path MODEL --data_file PROMPTS --output_file ANSWERS.jsonl";
 
 /// Runs the command.
 pub fn run(args: &[String]) -> Result<()> {
-    let about = "Answer a file of prompts, many at a time; the answers can be judged by `trainer score`";
+    let about =
+        "Answer a file of prompts, many at a time; the answers can be judged by `trainer score`";
     let mut v = match flags::parse("rollout", about, EXAMPLE, TABLE, args)? {
         Parsed::Help => return Ok(()),
         Parsed::Values(values) => *values,
@@ -148,7 +150,8 @@ pub fn run(args: &[String]) -> Result<()> {
     let names = v.list("plugin");
     let adapter = v.text("peft_path").map(PathBuf::from);
     if copies > 1 && options.temperature == 0.0 {
-        let fault = "`--num_generations` above 1 gives equal answers at temperature 0; set `--temperature`";
+        let fault =
+            "`--num_generations` above 1 gives equal answers at temperature 0; set `--temperature`";
         v.faults.push(fault.into());
     }
     if !v.faults.is_empty() {
@@ -158,7 +161,8 @@ pub fn run(args: &[String]) -> Result<()> {
     crate::stage::setup::set_threads(threads);
     let mut plugins = Plugins::load(&names, own, options.seed)?;
     if let Some(reward) = plugins.rewards.first() {
-        let fault = format!("`{}` is a reward; judge the answers by `trainer score`", reward.name());
+        let fault =
+            format!("`{}` is a reward; judge the answers by `trainer score`", reward.name());
         return Err(ConfigError::one(fault).into());
     }
     let formatter = match plugins.formatter.take() {

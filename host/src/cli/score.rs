@@ -123,8 +123,7 @@ pub fn run(args: &[String]) -> Result<()> {
         let name = dir.file_name().map_or(folder.clone(), |n| n.to_string_lossy().into_owned());
         models.push((name, RewardModel::load(&dir, bfloat16)?));
     }
-    let rewards =
-        Rewards::new(plugins.rewards, models, &[], plugins.template, failure, None)?;
+    let rewards = Rewards::new(plugins.rewards, models, &[], plugins.template, failure, None)?;
     let (mut prompts, ledger) = answers::read(&inputs, &formatter)?;
     let mut completions = Vec::with_capacity(prompts.len());
     for prompt in &mut prompts {

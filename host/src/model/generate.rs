@@ -223,8 +223,7 @@ impl Decoder {
             going.extend(fresh);
             active = going;
             if let Some(first) = parts.first() {
-                hidden =
-                    if parts.len() == 1 { first.clone() } else { Tensor::cat(&parts, 0)? };
+                hidden = if parts.len() == 1 { first.clone() } else { Tensor::cat(&parts, 0)? };
             }
         }
         Ok(Some(done.into_iter().flatten().collect()))

@@ -231,8 +231,10 @@ mod tests {
             for (logp, kl) in [(-12.0, 0.0), (-8.0, 1.5), (-30.0, 0.2)] {
                 let single = |logp| Single { logp, ref_logp: -10.0, good };
                 let h = 1e-5;
-                let (up, down) =
-                    (single(logp + h).loss(&settings, kl).0, single(logp - h).loss(&settings, kl).0);
+                let (up, down) = (
+                    single(logp + h).loss(&settings, kl).0,
+                    single(logp - h).loss(&settings, kl).0,
+                );
                 let got = single(logp).loss(&settings, kl).1;
                 assert!((got - (up - down) / (2.0 * h)).abs() < 1e-8, "{good} {logp} {kl}");
                 assert!(got == 0.0 || (got < 0.0) == good);

@@ -60,7 +60,9 @@ pub enum RunError {
         known: Vec<String>,
     },
     /// Rewards that fail too often.
-    #[error("reward `{name}` failed on {failed} of {total} completions, more than 5 %; the first: {first}")]
+    #[error(
+        "reward `{name}` failed on {failed} of {total} completions, more than 5 %; the first: {first}"
+    )]
     RewardFails {
         /// The reward.
         name: String,

@@ -188,9 +188,8 @@ impl<'a, T: Task> Trainer<'a, T> {
 
     fn updates(&mut self) -> Result<Outcome> {
         while self.resume.global_step < self.schedule.total_steps && !self.stop {
-            let updates = self
-                .task
-                .plan_updates(self.resume.epoch, self.args.gradient_accumulation_steps);
+            let updates =
+                self.task.plan_updates(self.resume.epoch, self.args.gradient_accumulation_steps);
             let per_epoch = updates.iter().map(Vec::len).sum();
             let mut last = 0;
             for (i, update) in updates.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::model::decoder::{Decoder, dropout_key};
-use crate::model::scoring::CausalScores;
 use crate::model::memory::num_parameters;
+use crate::model::scoring::CausalScores;
 use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
 use crate::objective::{StepSums, causal};
 use crate::run::task::name_rows;

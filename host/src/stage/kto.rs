@@ -229,7 +229,8 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         setup::inputs(config, command, HfConfig::read, "a judged answer")?;
     let model_config = &inputs.model_config;
     let mut decoder = setup::load_decoder(config, &model_config.spec)?;
-    let (params, persist) = setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+    let (params, persist) =
+        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let named = preferences.ref_model_name_or_path.as_ref();
     let reference = Reference::of(config, named, model_config, &params)?;
     let answers = &inputs.train.examples;

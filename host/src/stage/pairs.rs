@@ -39,11 +39,7 @@ const TOO_LONG: &str = "longer than max_source_length + max_target_length";
 const NO_ANSWER: &str = "an answer without a token";
 
 /// The prompt with an answer; only the answer is trained.
-fn answered(
-    prompt: &Conversation,
-    answer: &[Message],
-    name: &str,
-) -> Result<Conversation, String> {
+fn answered(prompt: &Conversation, answer: &[Message], name: &str) -> Result<Conversation, String> {
     if answer.iter().all(|m| m.role != "assistant") {
         return Err(format!("its {name} answer holds no assistant's turn"));
     }

@@ -267,7 +267,8 @@ pub fn prepare<'a>(
         setup::inputs(config, command, HfConfig::read, "a pair of answers")?;
     let model_config = &inputs.model_config;
     let mut decoder = setup::load_decoder(config, &model_config.spec)?;
-    let (params, persist) = setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+    let (params, persist) =
+        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let named = preferences.ref_model_name_or_path.as_ref();
     let reference = match preferences.loss.has_reference() {
         true => Some(Reference::of(config, named, model_config, &params)?),

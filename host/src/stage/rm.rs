@@ -82,7 +82,8 @@ impl RmTask {
     }
 
     fn rewards(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        let normed = self.decoder.hidden_at(&self.params, batch, scored_positions(batch, self.pad))?;
+        let normed =
+            self.decoder.hidden_at(&self.params, batch, scored_positions(batch, self.pad))?;
         let head = &self.params.params[self.head()].tensor;
         Ok(score_head::forward(self.decoder.exec(), head, &normed)?)
     }

@@ -445,8 +445,11 @@ mod tests {
     #[test]
     fn every_name_is_unique_in_its_table() {
         for table in Stage::ALL.map(of) {
-            let mut names: Vec<&str> =
-                table.iter().flat_map(|s| std::iter::once(&s.name).chain(s.aliases)).copied().collect();
+            let mut names: Vec<&str> = table
+                .iter()
+                .flat_map(|s| std::iter::once(&s.name).chain(s.aliases))
+                .copied()
+                .collect();
             names.extend(ACCEPTED);
             names.extend(UNSUPPORTED.iter().map(|(n, _)| n));
             let count = names.len();

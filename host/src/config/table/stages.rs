@@ -307,14 +307,7 @@ const SAMPLED: &[Setting] = &[
         &[],
         "write completions as Parquet and show some of them, as often as the log",
     ),
-    row(
-        LOGS,
-        "num_completions_to_print",
-        Kind::Int(0),
-        "2",
-        &[],
-        "completions shown at a time",
-    ),
+    row(LOGS, "num_completions_to_print", Kind::Int(0), "2", &[], "completions shown at a time"),
 ];
 
 const fn num_generations(default: &'static str) -> Setting {

@@ -71,10 +71,7 @@ fn advantages_are_those_of_the_papers() {
     near(&leave_one_out(&known(&[1.0, 0.0]), 2, false), &[1.0, -1.0]);
     near(&leave_one_out(&known(&[3.0, 1.0, 2.0]), 3, false), &[1.5, -1.5, 0.0]);
     let some = [Some(1.0), None, Some(0.0), None, None, Some(4.0)];
-    near(
-        &group_advantages(&some, 3, AdvantageScale::None),
-        &[0.5, 0.0, -0.5, 0.0, 0.0, 0.0],
-    );
+    near(&group_advantages(&some, 3, AdvantageScale::None), &[0.5, 0.0, -0.5, 0.0, 0.0, 0.0]);
     near(&leave_one_out(&some, 3, false), &[1.0, 0.0, -1.0, 0.0, 0.0, 0.0]);
 }
 

@@ -47,10 +47,8 @@ pub fn repeated_share(ids: &[u32]) -> f64 {
 /// Pearson's correlation; 0 where a side does not vary.
 pub fn correlation(pairs: &[(f64, f64)]) -> f64 {
     let n = pairs.len().max(1) as f64;
-    let (ma, mb) = (
-        pairs.iter().map(|p| p.0).sum::<f64>() / n,
-        pairs.iter().map(|p| p.1).sum::<f64>() / n,
-    );
+    let (ma, mb) =
+        (pairs.iter().map(|p| p.0).sum::<f64>() / n, pairs.iter().map(|p| p.1).sum::<f64>() / n);
     let sum = |f: fn(f64, f64) -> f64| pairs.iter().map(|(a, b)| f(a - ma, b - mb)).sum::<f64>();
     let (ab, aa, bb) = (sum(|a, b| a * b), sum(|a, _| a * a), sum(|_, b| b * b));
     if aa * bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
@@ -86,10 +84,13 @@ impl Alarms {
         }
         if lasting(&|s| s.repeated > 0.5) {
             let share = 100.0 * signs.repeated;
-            raised.push(("repeated", format!(
-                "{share:.0} % of the completions' 4-grams were said before; try the reward \
+            raised.push((
+                "repeated",
+                format!(
+                    "{share:.0} % of the completions' 4-grams were said before; try the reward \
                  repetition, a greater --beta or a lower --learning_rate"
-            )));
+                ),
+            ));
         }
         if let (Some(first), true) = (earlier.first(), earlier.len() + 1 >= 2 * LASTING)
             && signs.length > 1.25 * first.length
@@ -109,11 +110,14 @@ impl Alarms {
             && kl > 1.0
             && kl > 5.0 * known[known.len() / 2].max(0.0)
         {
-            raised.push(("kl", format!(
-                "the divergence from the reference jumped to {kl:.2} nats a completion ({:.2} \
+            raised.push((
+                "kl",
+                format!(
+                    "the divergence from the reference jumped to {kl:.2} nats a completion ({:.2} \
                  before); try a lower --learning_rate or a greater --beta",
-                known[known.len() / 2]
-            )));
+                    known[known.len() / 2]
+                ),
+            ));
         }
         let due = |name: &str, given: &std::collections::BTreeMap<String, u64>| {
             given.get(name).is_none_or(|&last| generation >= last + PAUSE)

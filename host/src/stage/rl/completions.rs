@@ -52,8 +52,8 @@ impl Completions {
             let error = std::io::Error::other(e.to_string());
             io_error("write", &path)(error)
         };
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-            .map_err(|e| failed(&e))?;
+        let batch =
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| failed(&e))?;
         let mut bytes = Vec::new();
         let mut writer =
             ArrowWriter::try_new(&mut bytes, batch.schema(), None).map_err(|e| failed(&e))?;

@@ -57,7 +57,10 @@ impl Persist for WithValueHead {
 ///
 /// # Errors
 /// Whatever is wrong with models, tokenizer, plugins or data.
-pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepared<'a, PolicyTask>> {
+pub fn prepare<'a>(
+    config: &'a RunConfig,
+    command: Vec<String>,
+) -> Result<Prepared<'a, PolicyTask>> {
     let Some(settings) = config.reinforcement.clone() else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
@@ -101,7 +104,8 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         persist = Box::new(WithValueHead(persist));
     }
     let prompts = &inputs.train.examples;
-    let (batch, longest) = (config.training.per_device_train_batch_size, settings.max_completion_length);
+    let (batch, longest) =
+        (config.training.per_device_train_batch_size, settings.max_completion_length);
     let lengths: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
     let most = lengths.iter().max().copied().unwrap_or(0) + longest;
     let slots = settings.generation_batch_size;

@@ -25,10 +25,8 @@ fn split(conversation: &Conversation) -> Option<(Conversation, Option<String>)> 
     let asked = messages.iter().rposition(|m| m.role == "user" || m.role == "tool")?;
     let answer = messages.get(asked + 1).filter(|m| m.role == "assistant");
     let answer = answer.map(|m| m.content.clone()).filter(|text| !text.is_empty());
-    let prompt = Conversation {
-        messages: messages[..=asked].to_vec(),
-        tools: conversation.tools.clone(),
-    };
+    let prompt =
+        Conversation { messages: messages[..=asked].to_vec(), tools: conversation.tools.clone() };
     Some((prompt, answer))
 }
 

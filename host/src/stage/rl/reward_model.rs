@@ -120,7 +120,8 @@ impl RewardModel {
         conversations: &[Conversation],
         template: Option<&Plugin>,
     ) -> Result<Vec<std::result::Result<f64, String>>> {
-        let mut out: Vec<std::result::Result<f64, String>> = Vec::with_capacity(conversations.len());
+        let mut out: Vec<std::result::Result<f64, String>> =
+            Vec::with_capacity(conversations.len());
         let mut waiting: Vec<(usize, Vec<u32>)> = Vec::new();
         let mut tokens = 0;
         for (i, text) in self.texts(conversations, template)?.into_iter().enumerate() {
@@ -160,7 +161,8 @@ impl RewardModel {
         }
         let sequences: Vec<&[u32]> = waiting.iter().map(|(_, ids)| ids.as_slice()).collect();
         let batch = TokenBatch::from_ids(&sequences);
-        let normed = self.decoder.hidden_at(&self.params, &batch, scored_positions(&batch, self.pad))?;
+        let normed =
+            self.decoder.hidden_at(&self.params, &batch, scored_positions(&batch, self.pad))?;
         let head = &self.params.params[self.params.params.len() - 1].tensor;
         let rewards = score_head::forward(self.decoder.exec(), head, &normed)?;
         for ((i, _), reward) in waiting.drain(..).zip(rewards) {

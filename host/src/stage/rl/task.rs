@@ -173,13 +173,14 @@ impl PolicyTask {
         let judged = self.parts.rewards.judge(&answers)?;
         let prompts: Vec<String> = elements.iter().map(|&e| last_turn(self.prompt_of(e))).collect();
         let masked = self.parts.settings.mask_truncated_completions;
-        let by_element = elements.iter().zip(sampled).zip(&judged.total).map(|((&e, g), reward)| {
-            let terminated = g.stop_token.is_some();
-            let mut ids = g.ids;
-            ids.extend(g.stop_token);
-            let trained = reward.is_some() && (terminated || !masked);
-            (e, Sample { ids, terminated, trained, ..Sample::default() })
-        });
+        let by_element =
+            elements.iter().zip(sampled).zip(&judged.total).map(|((&e, g), reward)| {
+                let terminated = g.stop_token.is_some();
+                let mut ids = g.ids;
+                ids.extend(g.stop_token);
+                let trained = reward.is_some() && (terminated || !masked);
+                (e, Sample { ids, terminated, trained, ..Sample::default() })
+            });
         self.samples = Samples { generation: Some(generation), by_element: by_element.collect() };
         self.metrics.clear();
         self.score_beforehand(update)?;
@@ -212,8 +213,7 @@ impl PolicyTask {
             let mut parts: [Option<Vec<f32>>; 3] = [None, None, None];
             if own {
                 let decoder = &self.parts.decoder;
-                let scored =
-                    decoder.score_with_states(&self.parts.params, &batch, temperature)?;
+                let scored = decoder.score_with_states(&self.parts.params, &batch, temperature)?;
                 let Some((scored, states)) = scored else { continue };
                 if let Some(index) = self.parts.value_head {
                     let head = &self.parts.params.params[index].tensor;
@@ -257,7 +257,8 @@ impl PolicyTask {
         match (self.parts.stage, &s.ppo) {
             (Stage::Rloo, _) => {
                 let beta = self.beta;
-                let held = |(e, r): (&u32, &Option<f64>)| r.map(|r| r - beta * divergence(&samples[e]));
+                let held =
+                    |(e, r): (&u32, &Option<f64>)| r.map(|r| r - beta * divergence(&samples[e]));
                 let rewards: Vec<Option<f64>> = elements.iter().zip(total).map(held).collect();
                 single(samples, leave_one_out(&rewards, size, s.normalize_advantages));
                 rewards
@@ -319,7 +320,8 @@ impl PolicyTask {
     ) {
         let mut metrics: Vec<(String, f64)> = Vec::new();
         let mut add = |name: &str, value: f64| metrics.push((name.to_string(), value));
-        let known = |values: &[Option<f64>]| -> Vec<f64> { values.iter().copied().flatten().collect() };
+        let known =
+            |values: &[Option<f64>]| -> Vec<f64> { values.iter().copied().flatten().collect() };
         for (name, values) in self.parts.rewards.names().zip(&judged.values) {
             let (mean, std) = mean_std(known(values).into_iter());
             add(&format!("rewards/{name}/mean"), mean);
@@ -357,7 +359,8 @@ impl PolicyTask {
             add("reward_std", mean_std(all.iter().copied()).1);
             let same = |g: &[Option<f64>]| mean_std(known(g).into_iter()).1 < 1e-8;
             let groups = judged.total.chunks(size);
-            let zero = groups.clone().filter(|g| same(g)).count() as f64 / groups.len().max(1) as f64;
+            let zero =
+                groups.clone().filter(|g| same(g)).count() as f64 / groups.len().max(1) as f64;
             add("frac_reward_zero_std", zero);
             signs.zero_std = Some(zero);
         }
@@ -368,7 +371,10 @@ impl PolicyTask {
             let least = lengths.iter().copied().fold(f64::INFINITY, f64::min);
             let most = lengths.iter().copied().fold(0.0, f64::max);
             add(&format!("completions/mean_{kind}length"), mean_std(lengths.iter().copied()).0);
-            add(&format!("completions/min_{kind}length"), if lengths.is_empty() { 0.0 } else { least });
+            add(
+                &format!("completions/min_{kind}length"),
+                if lengths.is_empty() { 0.0 } else { least },
+            );
             add(&format!("completions/max_{kind}length"), most);
         }
         signs.clipped = 1.0 - ended.len() as f64 / n;
@@ -381,7 +387,8 @@ impl PolicyTask {
             .collect();
         signs.length_reward = correlation(&pairs);
         signs.repeated = samples.iter().map(|s| repeated_share(&s.ids)).sum::<f64>() / n;
-        let held = self.parts.reference.is_some() && samples.iter().any(|s| !s.old_logps.is_empty());
+        let held =
+            self.parts.reference.is_some() && samples.iter().any(|s| !s.old_logps.is_empty());
         if held {
             let kl = samples.iter().map(|s| divergence(s)).sum::<f64>() / n;
             signs.kl = Some(kl);
