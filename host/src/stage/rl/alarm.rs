@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn each_sign_is_said_once_with_what_to_try() {
-        let cases: [(&str, &str, fn(u64) -> Signs); 5] = [
+        type Case = (&'static str, &'static str, fn(u64) -> Signs);
+        let cases: [Case; 5] = [
             ("same reward", "--temperature", |_| Signs { zero_std: Some(0.9), ..Signs::default() }),
             ("cut off", "--max_completion_length", |_| Signs { clipped: 0.8, ..Signs::default() }),
             ("4-grams", "repetition", |_| Signs { repeated: 0.7, ..Signs::default() }),

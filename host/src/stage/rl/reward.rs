@@ -19,8 +19,8 @@ const FAILURES_MAX: f64 = 0.05;
 
 /// Who judges.
 enum Judge {
-    Plugin(Plugin),
-    Model(RewardModel),
+    Plugin(Box<Plugin>),
+    Model(Box<RewardModel>),
 }
 
 /// A reward, and how much it counts.
@@ -80,9 +80,11 @@ impl Rewards {
         failure: RewardFailure,
         clip: Option<(f64, f64)>,
     ) -> Result<Self> {
-        let plugins = plugins.into_iter().map(|p| (p.name().to_string(), Judge::Plugin(p)));
-        let judges: Vec<(String, Judge)> =
-            plugins.chain(models.into_iter().map(|(n, m)| (n, Judge::Model(m)))).collect();
+        let plugins =
+            plugins.into_iter().map(|p| (p.name().to_string(), Judge::Plugin(Box::new(p))));
+        let judges: Vec<(String, Judge)> = plugins
+            .chain(models.into_iter().map(|(n, m)| (n, Judge::Model(Box::new(m)))))
+            .collect();
         if judges.is_empty() {
             let fault = "there is no reward: give a reward plugin (`--plugin accuracy`) or \
                          `--reward_model_name_or_path`";
