@@ -5,6 +5,7 @@ mod flags;
 mod generate;
 mod import;
 mod merge;
+mod pipeline;
 mod plugin;
 mod preview;
 mod progress;
@@ -78,6 +79,11 @@ const COMMANDS: &[Command] = &[
         name: "ppo",
         about: "the same with a value head and a divergence penalty",
         run: |args| train::run(Stage::Ppo, args),
+    },
+    Command {
+        name: "run",
+        about: "run a pipeline of stages, each on the one before",
+        run: pipeline::run,
     },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },

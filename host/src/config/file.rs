@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ConfigError;
 use super::values::Given;
@@ -13,6 +13,14 @@ use crate::{fs, limits};
 /// # Errors
 /// When it can't be read or parsed; with the line where the parser knows it.
 pub fn read(path: &Path) -> Result<Vec<(String, Given)>, ConfigError> {
+    entries(parse(path)?, &path.display().to_string())
+}
+
+/// The object that a configuration file holds.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     let name = path.display().to_string();
     let fault = |text: String| ConfigError::one(format!("{name}: {text}"));
     let bytes = fs::read_limited(path, limits::RUN_CONFIG_BYTES_MAX)
@@ -31,9 +39,17 @@ pub fn read(path: &Path) -> Result<Vec<(String, Given)>, ConfigError> {
         }
         _ => return Err(fault("its name must end in .yaml, .toml or .json".into())),
     };
-    let Value::Object(map) = value else {
-        return Err(fault("it must hold `name: value` lines".into()));
-    };
+    match value {
+        Value::Object(map) => Ok(map),
+        _ => Err(fault("it must hold `name: value` lines".into())),
+    }
+}
+
+/// The entries of an object of settings; `name` says where it stands.
+///
+/// # Errors
+/// Values that are no settings, all at once.
+pub fn entries(map: Map<String, Value>, name: &str) -> Result<Vec<(String, Given)>, ConfigError> {
     let mut entries = Vec::new();
     let mut faults = Vec::new();
     for (key, value) in map {

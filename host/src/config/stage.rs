@@ -94,6 +94,11 @@ impl Stage {
         }
     }
 
+    /// The stage of a command's name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
     /// Whether it trains on what the policy itself says.
     pub fn samples(self) -> bool {
         matches!(self, Stage::Grpo | Stage::Rloo | Stage::Ppo)
