@@ -10,6 +10,8 @@ use crate::fs;
 pub struct Card {
     /// The base, as the user named it.
     pub base_model: String,
+    /// Name of the stage's command.
+    pub stage: &'static str,
     /// Whether an adapter or a whole model was trained.
     pub adapter: bool,
     /// Settings worth reading, `name = value`.
@@ -37,14 +39,15 @@ fn table(rows: &[(String, String)]) -> String {
 /// A full disk and the like.
 pub fn write(dir: &Path, card: &Card) -> Result<()> {
     let base = quoted(&card.base_model);
-    let (library, tags) = if card.adapter {
-        ("peft", "- lora\n- sft\n- trainer\n")
-    } else {
-        ("transformers", "- sft\n- trainer\n")
+    let (library, lora) = if card.adapter { ("peft", "- lora\n") } else { ("transformers", "") };
+    let tags = format!("{lora}- {}\n- trainer\n", card.stage);
+    let pipeline = match card.stage {
+        "rm" => "text-classification",
+        _ => "text-generation",
     };
     let what = if card.adapter { "a LoRA adapter of" } else { "a fine-tuned version of" };
     let text = format!(
-        "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n\
+        "---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: {pipeline}\ntags:\n\
          {tags}---\n\n# Model Card\n\nThis is {what} {base}, made by trainer {version}.\n\n\
          ## Training procedure\n\n| setting | value |\n|---|---|\n{settings}\n\
          ## Results\n\n| metric | value |\n|---|---|\n{results}\n\

@@ -247,6 +247,13 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
     let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
     let good = answers.iter().filter(|a| a.good).count();
     summary.notices.push(format!("{good} good answers, {} bad ones", answers.len() - good));
+    if preferences.loss == PreferenceLoss::Kto && config.training.per_device_train_batch_size == 1 {
+        summary.notices.push(
+            "a batch of one row has no other prompt's answer to estimate the divergence with; it is \
+             held at zero: raise --per_device_train_batch_size"
+                .into(),
+        );
+    }
     let mut identity = setup::identity(config, &inputs.manifest);
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);

@@ -475,7 +475,16 @@ fn model_card(config: &RunConfig, manifest: &Manifest, metrics: &BTreeMap<String
         settings.push(setting("lora_alpha", config.lora_alpha.to_string()));
         settings.push(setting("target_modules", config.target_modules.clone()));
     }
-    let results = ["train_loss", "eval_loss", "perplexity", "eval_mean_token_accuracy"]
+    let figures = [
+        "train_loss",
+        "eval_loss",
+        "perplexity",
+        "eval_mean_token_accuracy",
+        "eval_accuracy",
+        "eval_rewards/accuracies",
+        "eval_reward",
+    ];
+    let results = figures
         .iter()
         .filter_map(|k| Some((k.to_string(), format!("{:.4}", metrics.get(*k)?.as_f64()?))))
         .collect();
@@ -485,6 +494,7 @@ fn model_card(config: &RunConfig, manifest: &Manifest, metrics: &BTreeMap<String
             true => "none: trained from scratch".into(),
             false => base.display().to_string(),
         },
+        stage: config.stage.name(),
         adapter: config.use_peft,
         settings,
         results,
