@@ -109,3 +109,66 @@ fn the_coefficient_follows_the_divergence() {
     assert!((adapted_coefficient(0.2, 12.0, 6.0, 10_000.0, 8) - 0.200_032).abs() < 1e-9);
     assert!(adapted_coefficient(0.2, 3.0, 6.0, 10_000.0, 8) < 0.2);
 }
+
+#[test]
+fn losses_and_derivatives_are_pytorchs() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/policy_losses.json");
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let number = |v: &serde_json::Value| v.as_f64().unwrap();
+    let rows = |v: &serde_json::Value| -> Vec<Vec<f32>> {
+        let row = |r: &serde_json::Value| {
+            r.as_array().unwrap().iter().map(|x| number(x) as f32).collect()
+        };
+        v.as_array().unwrap().iter().map(row).collect()
+    };
+    let (logps, old, reference) =
+        (rows(&golden["logps"]), rows(&golden["old"]), rows(&golden["ref"]));
+    let tokens: usize = logps.iter().map(Vec::len).sum();
+    let longest = golden["longest"].as_u64().unwrap() as usize;
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 17);
+    for case in cases {
+        let (kind, level) = (case["kind"].as_str().unwrap(), case["level"].as_str().unwrap());
+        let loss = match kind {
+            "bnpo" => PolicyLoss::Bnpo,
+            "dr_grpo" => PolicyLoss::DrGrpo,
+            "dapo" => PolicyLoss::Dapo,
+            _ => PolicyLoss::Grpo,
+        };
+        let level = match level {
+            "sequence" => RatioLevel::Sequence,
+            "sum" => RatioLevel::Sum,
+            _ => RatioLevel::Token,
+        };
+        let beta = number(&case["beta"]);
+        let clipped = ClippedLoss {
+            level,
+            epsilon: number(&golden["epsilon"]),
+            epsilon_high: number(&golden["epsilon_high"]),
+            beta,
+        };
+        let denominator = match loss {
+            PolicyLoss::Bnpo => 1.0,
+            _ => logps.iter().map(|l| denominator_share(loss, l.len())).sum(),
+        };
+        let mut total = 0.0;
+        for (i, own) in logps.iter().enumerate() {
+            let out = clipped.of(&Sequence {
+                logps: own,
+                old_logps: &old[i],
+                ref_logps: if beta > 0.0 { &reference[i] } else { &[] },
+                advantages: &[number(&golden["advantages"][i]) as f32],
+            });
+            let weight = match level {
+                RatioLevel::Sum => 1.0,
+                _ => token_weight(loss, own.len(), tokens, longest),
+            } / denominator;
+            total += weight * out.loss_sum;
+            for (t, d) in out.derivatives.iter().enumerate() {
+                let want = number(&case["grad"][i][t]);
+                assert!((weight * d - want).abs() < 1e-6, "{case} {i} {t}: {} {want}", weight * d);
+            }
+        }
+        assert!((total - number(&case["loss"])).abs() < 1e-6, "{kind} {level:?}: {total}");
+    }
+}
