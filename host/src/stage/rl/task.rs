@@ -1,16 +1,18 @@
 //! The loop's view of GRPO, RLOO and PPO: before an update completions are sampled, judged and
 //! turned into advantages; the update's micro-batches then follow the clipped objective.
 
+mod rollout;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::alarm::{Alarms, Signs, correlation, repeated_share};
+use super::alarm::Alarms;
 use super::completions::Completions;
 use super::prompt::Prompt;
-use super::reward::{Answer, Judged, Rewards};
+use super::reward::{Answer, Rewards};
 use super::sample::{Sample, Samples};
-use crate::config::{KlControl, PolicyLoss, RatioLevel, Reinforcement, Stage};
+use crate::config::{PolicyLoss, RatioLevel, Reinforcement, Stage};
 use crate::error::Result;
 use crate::fs;
 use crate::model::generate::{Generation, Request, SamplingOptions};
@@ -18,12 +20,10 @@ use crate::model::memory::num_parameters;
 use crate::model::save::write_json;
 use crate::model::{Decoder, GradSet, ParamSet, Scored, TokenBatch, Trained, score_head};
 use crate::objective::policy::{
-    ClippedLoss, Sequence, adapted_coefficient, denominator_share, generalised_advantages,
-    group_advantages, leave_one_out, mean_std, token_weight, value_loss, whiten,
+    ClippedLoss, Sequence, denominator_share, token_weight, value_loss,
 };
 use crate::objective::{StepSums, add_metrics};
 use crate::ops::head::Scores;
-use crate::rng::mix64;
 use crate::run::task::{Update, name_rows};
 use crate::run::{EvalSums, MicroStep, RunError, Task};
 use crate::stage::causal_task::{EpochPlanner, Persist};
@@ -78,16 +78,6 @@ pub struct PolicyTask {
     completions: Option<Completions>,
 }
 
-/// Sums of a completion's log-probabilities' differences.
-fn divergence(sample: &Sample) -> f64 {
-    let pairs = sample.old_logps.iter().zip(&sample.ref_logps);
-    pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)).sum()
-}
-
-fn f32s(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&v| v as f32).collect()
-}
-
 impl PolicyTask {
     /// A task that has sampled nothing yet.
     pub(super) fn new(parts: Parts) -> Self {
@@ -140,269 +130,6 @@ impl PolicyTask {
 
     fn text(&self, generation: &Generation) -> Result<String> {
         Ok(self.parts.tokenizer.decode(&generation.ids, true)?)
-    }
-
-    /// Samples and judges the completions of `update`; false when interrupted.
-    fn generate(
-        &mut self,
-        update: &[Vec<u32>],
-        generation: u64,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<bool> {
-        let elements: Vec<u32> = update.concat();
-        let seed = mix64(self.parts.seed ^ mix64(generation ^ 0x5A3D_1E00_0000_0001));
-        let requests: Vec<Request<'_>> = elements
-            .iter()
-            .map(|&e| Request { prompt: &self.prompt_of(e).ids, row: e.into() })
-            .collect();
-        let sampled = self.parts.decoder.generate_batch(
-            &self.parts.params,
-            &requests,
-            &self.options(seed, false),
-            self.parts.settings.generation_batch_size,
-            |_, _| true,
-            interrupted,
-        )?;
-        let Some(sampled) = sampled else { return Ok(false) };
-        let texts: Vec<String> = sampled.iter().map(|g| self.text(g)).collect::<Result<_>>()?;
-        let answers: Vec<Answer<'_>> = elements
-            .iter()
-            .zip(&texts)
-            .map(|(&e, text)| Answer { prompt: self.prompt_of(e), completion: text })
-            .collect();
-        let judged = self.parts.rewards.judge(&answers)?;
-        let prompts: Vec<String> = elements.iter().map(|&e| last_turn(self.prompt_of(e))).collect();
-        let masked = self.parts.settings.mask_truncated_completions;
-        let by_element =
-            elements.iter().zip(sampled).zip(&judged.total).map(|((&e, g), reward)| {
-                let terminated = g.stop_token.is_some();
-                let mut ids = g.ids;
-                ids.extend(g.stop_token);
-                let trained = reward.is_some() && (terminated || !masked);
-                (e, Sample { ids, terminated, trained, ..Sample::default() })
-            });
-        self.samples = Samples { generation: Some(generation), by_element: by_element.collect() };
-        self.metrics.clear();
-        self.score_beforehand(update)?;
-        let total = self.advantages(&elements, &judged.total);
-        self.describe(generation, &elements, &judged, &total);
-        let advantage = |e: &u32| {
-            let a = &self.samples.by_element[e].advantages;
-            a.iter().map(|&v| f64::from(v)).sum::<f64>() / a.len().max(1) as f64
-        };
-        let mut rewards: Vec<(String, Vec<Option<f64>>)> =
-            self.parts.rewards.names().map(str::to_string).zip(judged.values).collect();
-        if rewards.len() > 1 {
-            rewards.push(("reward".into(), judged.total));
-        }
-        let advantages = elements.iter().map(advantage).collect();
-        self.completions = Some(Completions { prompts, texts, rewards, advantages });
-        Ok(true)
-    }
-
-    /// Log-probabilities by policy and reference, and values, of all completions; by micro-batch,
-    /// as they will be trained, so that the first ratios are 1 to the bit.
-    fn score_beforehand(&mut self, update: &[Vec<u32>]) -> Result<()> {
-        let s = &self.parts.settings;
-        let temperature = s.temperature;
-        let own = s.num_iterations > 1 || self.parts.stage != Stage::Grpo;
-        for elements in update {
-            let batch = self.batch(elements);
-            let trained = |e: &&u32| self.samples.by_element[*e].trained;
-            let elements: Vec<u32> = elements.iter().filter(trained).copied().collect();
-            let mut parts: [Option<Vec<f32>>; 3] = [None, None, None];
-            if own {
-                let decoder = &self.parts.decoder;
-                let scored = decoder.score_with_states(&self.parts.params, &batch, temperature)?;
-                let Some((scored, states)) = scored else { continue };
-                if let Some(index) = self.parts.value_head {
-                    let head = &self.parts.params.params[index].tensor;
-                    parts[2] = Some(score_head::forward(decoder.exec(), head, &states)?);
-                }
-                parts[0] = Some(scored.scores.logprobs);
-            }
-            if let Some(reference) = &self.parts.reference {
-                let scored = reference.score(&mut self.parts.decoder, &batch, temperature)?;
-                parts[1] = Some(scored.scores.logprobs);
-            }
-            let [old, reference, values] = parts;
-            let mut at = 0;
-            for element in elements {
-                let Some(sample) = self.samples.by_element.get_mut(&element) else { continue };
-                let own = at..at + sample.ids.len();
-                at = own.end;
-                let cut = |all: &Option<Vec<f32>>| {
-                    all.as_ref().map_or_else(Vec::new, |all| all[own.clone()].to_vec())
-                };
-                sample.old_logps = cut(&old);
-                sample.ref_logps = cut(&reference);
-                sample.values = cut(&values);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives every completion its advantages; answers the rewards they were made of.
-    fn advantages(&mut self, elements: &[u32], total: &[Option<f64>]) -> Vec<Option<f64>> {
-        let s = self.parts.settings.clone();
-        let size = s.num_generations;
-        let samples = &mut self.samples.by_element;
-        let single = |samples: &mut BTreeMap<u32, Sample>, advantages: Vec<f64>| {
-            for (element, advantage) in elements.iter().zip(advantages) {
-                if let Some(sample) = samples.get_mut(element) {
-                    sample.advantages = vec![advantage as f32];
-                }
-            }
-        };
-        match (self.parts.stage, &s.ppo) {
-            (Stage::Rloo, _) => {
-                let beta = self.beta;
-                let held =
-                    |(e, r): (&u32, &Option<f64>)| r.map(|r| r - beta * divergence(&samples[e]));
-                let rewards: Vec<Option<f64>> = elements.iter().zip(total).map(held).collect();
-                single(samples, leave_one_out(&rewards, size, s.normalize_advantages));
-                rewards
-            }
-            (Stage::Ppo, Some(ppo)) => {
-                let mut by_token: Vec<Vec<f64>> = Vec::with_capacity(elements.len());
-                let mut scores = Vec::with_capacity(elements.len());
-                for (element, total) in elements.iter().zip(total) {
-                    let sample = &samples[element];
-                    let penalty = if sample.terminated { 0.0 } else { ppo.missing_eos_penalty };
-                    let score = total.map(|r| r - penalty);
-                    scores.push(score);
-                    let mut rewards = vec![0.0; sample.num_trained()];
-                    let pairs = sample.old_logps.iter().zip(&sample.ref_logps);
-                    for (reward, (old, reference)) in rewards.iter_mut().zip(pairs) {
-                        *reward = -self.beta * (f64::from(*old) - f64::from(*reference));
-                    }
-                    if let (Some(last), Some(score)) = (rewards.last_mut(), score) {
-                        *last += score;
-                    }
-                    by_token.push(rewards);
-                }
-                if ppo.whiten_rewards {
-                    whiten(&mut by_token, false);
-                }
-                let mut advantages = Vec::with_capacity(elements.len());
-                for (element, rewards) in elements.iter().zip(&by_token) {
-                    let Some(sample) = samples.get_mut(element) else { continue };
-                    let (own, returns) = if sample.trained {
-                        generalised_advantages(rewards, &sample.values, ppo.gamma, ppo.lambda)
-                    } else {
-                        Default::default()
-                    };
-                    sample.returns = f32s(&returns);
-                    advantages.push(own);
-                }
-                whiten(&mut advantages, true);
-                for (element, own) in elements.iter().zip(&advantages) {
-                    if let Some(sample) = samples.get_mut(element) {
-                        sample.advantages = f32s(own);
-                    }
-                }
-                scores
-            }
-            _ => {
-                single(samples, group_advantages(total, size, s.scale));
-                total.to_vec()
-            }
-        }
-    }
-
-    /// Metrics, alarms and the new coefficient of a generation.
-    fn describe(
-        &mut self,
-        generation: u64,
-        elements: &[u32],
-        judged: &Judged,
-        total: &[Option<f64>],
-    ) {
-        let mut metrics: Vec<(String, f64)> = Vec::new();
-        let mut add = |name: &str, value: f64| metrics.push((name.to_string(), value));
-        let known =
-            |values: &[Option<f64>]| -> Vec<f64> { values.iter().copied().flatten().collect() };
-        for (name, values) in self.parts.rewards.names().zip(&judged.values) {
-            let (mean, std) = mean_std(known(values).into_iter());
-            add(&format!("rewards/{name}/mean"), mean);
-            add(&format!("rewards/{name}/std"), std);
-        }
-        for (name, failed) in self.parts.rewards.names().zip(&judged.failures) {
-            if *failed > 0 {
-                add(&format!("rewards/{name}/failures"), *failed as f64);
-            }
-        }
-        let all = known(&judged.total);
-        let (reward, _) = mean_std(all.iter().copied());
-        let size = self.parts.settings.num_generations;
-        let samples: Vec<&Sample> = elements.iter().map(|e| &self.samples.by_element[e]).collect();
-        let n = samples.len().max(1) as f64;
-        let mut signs = Signs { reward, ..Signs::default() };
-        if self.parts.stage == Stage::Ppo {
-            let beta = self.beta;
-            let trained: Vec<&&Sample> = samples.iter().filter(|s| s.trained).collect();
-            let mean = |f: &dyn Fn(&Sample) -> f64| {
-                trained.iter().map(|s| f(s)).sum::<f64>() / trained.len().max(1) as f64
-            };
-            let kl = mean(&divergence);
-            let surprise = |s: &Sample| -s.old_logps.iter().map(|&l| f64::from(l)).sum::<f64>();
-            let (scores, _) = mean_std(known(total).into_iter());
-            add("objective/kl", kl);
-            add("objective/entropy", mean(&surprise));
-            add("objective/non_score_reward", -beta * kl);
-            add("objective/scores", scores);
-            add("objective/rlhf_reward", scores - beta * kl);
-            add("objective/kl_coef", beta);
-            add("val/num_eos_tokens", samples.iter().filter(|s| s.terminated).count() as f64);
-        } else {
-            add("reward", reward);
-            add("reward_std", mean_std(all.iter().copied()).1);
-            let same = |g: &[Option<f64>]| mean_std(known(g).into_iter()).1 < 1e-8;
-            let groups = judged.total.chunks(size);
-            let zero =
-                groups.clone().filter(|g| same(g)).count() as f64 / groups.len().max(1) as f64;
-            add("frac_reward_zero_std", zero);
-            signs.zero_std = Some(zero);
-        }
-        let lengths: Vec<f64> = samples.iter().map(|s| s.ids.len() as f64).collect();
-        let ended: Vec<f64> =
-            samples.iter().filter(|s| s.terminated).map(|s| s.ids.len() as f64).collect();
-        for (kind, lengths) in [("", &lengths), ("terminated_", &ended)] {
-            let least = lengths.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = lengths.iter().copied().fold(0.0, f64::max);
-            add(&format!("completions/mean_{kind}length"), mean_std(lengths.iter().copied()).0);
-            add(
-                &format!("completions/min_{kind}length"),
-                if lengths.is_empty() { 0.0 } else { least },
-            );
-            add(&format!("completions/max_{kind}length"), most);
-        }
-        signs.clipped = 1.0 - ended.len() as f64 / n;
-        add("completions/clipped_ratio", signs.clipped);
-        signs.length = lengths.iter().sum::<f64>() / n;
-        let pairs: Vec<(f64, f64)> = lengths
-            .iter()
-            .zip(&judged.total)
-            .filter_map(|(length, reward)| Some((*length, (*reward)?)))
-            .collect();
-        signs.length_reward = correlation(&pairs);
-        signs.repeated = samples.iter().map(|s| repeated_share(&s.ids)).sum::<f64>() / n;
-        let held =
-            self.parts.reference.is_some() && samples.iter().any(|s| !s.old_logps.is_empty());
-        if held {
-            let kl = samples.iter().map(|s| divergence(s)).sum::<f64>() / n;
-            signs.kl = Some(kl);
-            if self.parts.stage == Stage::Rloo {
-                add("kl", kl);
-            }
-            if let Some(KlControl::Adaptive { target, horizon }) =
-                self.parts.settings.ppo.as_ref().map(|p| p.kl_control)
-            {
-                self.beta = adapted_coefficient(self.beta, kl, target, horizon, samples.len());
-            }
-        }
-        self.metrics.extend(metrics.into_iter().map(|(name, value)| (name, (value, 1.0))));
-        self.notes.extend(self.alarms.take(generation, signs));
     }
 
     /// Factor on the sum of a completion's token losses.
@@ -518,11 +245,6 @@ impl PolicyTask {
         self.grads.add(index, dhead)?;
         Ok(Some(dnormed))
     }
-}
-
-/// The last turn of a prompt, for people.
-fn last_turn(prompt: &Prompt) -> String {
-    prompt.conversation.messages.last().map_or_else(String::new, |m| m.content.clone())
 }
 
 impl Task for PolicyTask {
