@@ -19,6 +19,8 @@ pub enum Purpose {
     Sample = 5,
     /// Seed handed to plugins.
     Plugin = 6,
+    /// Whose answers an update of distillation uses; index: update.
+    OnPolicy = 8,
     /// Synthetic data of tests and benchmarks.
     Test = 7,
 }

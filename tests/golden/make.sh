@@ -8,4 +8,4 @@ if [ ! -x .venv/bin/python ]; then
   .venv/bin/pip install -q filelock typing-extensions sympy networkx jinja2 fsspec numpy \
     transformers==5.23.* peft==0.21.* accelerate safetensors datasets trl==1.16.*
 fi
-for script in lora_step full_step sft_curve foreign_folders dpo_curve preference_curves rm_curve policy_losses; do .venv/bin/python "$script.py"; done
+for script in lora_step full_step sft_curve foreign_folders dpo_curve preference_curves rm_curve policy_losses ppo_values divergence; do .venv/bin/python "$script.py"; done

@@ -81,6 +81,11 @@ const COMMANDS: &[Command] = &[
         run: |args| train::run(Stage::Ppo, args),
     },
     Command {
+        name: "distill",
+        about: "train a model to say what a teacher would",
+        run: |args| train::run(Stage::Distill, args),
+    },
+    Command {
         name: "run",
         about: "run a pipeline of stages, each on the one before",
         run: pipeline::run,

@@ -7,7 +7,7 @@ use crate::config::{RunConfig, Stage, table};
 use crate::error::Result;
 use crate::run::Task;
 use crate::stage::setup::Prepared;
-use crate::stage::{causal, kto, preference, rl, rm};
+use crate::stage::{causal, distill, kto, preference, rl, rm};
 
 /// One sentence about a stage, and an example of its command.
 fn about(stage: Stage) -> (&'static str, &'static str) {
@@ -65,6 +65,12 @@ fn about(stage: Stage) -> (&'static str, &'static str) {
             "trainer ppo --plugin sharegpt --reward_model_name_or_path REWARD --model_name_or_path MODEL \
              --train_file_dir PROMPTS --output_dir OUT",
         ),
+        Stage::Distill => (
+            "Train a model to say what a teacher would, at every token of its own answers, by LoRA \
+             unless --use_peft False",
+            "trainer distill --plugin sharegpt --teacher_model_name_or_path TEACHER \
+             --model_name_or_path MODEL --train_file_dir DATA --output_dir OUT",
+        ),
     }
 }
 
@@ -95,6 +101,7 @@ pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
         Stage::Grpo | Stage::Rloo | Stage::Ppo => {
             run_prepared(rl::prepare::prepare(config, command)?, again)
         }
+        Stage::Distill => run_prepared(distill::prepare(config, command)?, again),
     }
 }
 

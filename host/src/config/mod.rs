@@ -4,18 +4,22 @@
 //! Values keep where they came from (`values`), so that every fault names its place, and all
 //! faults of a command are reported at once.
 
+pub mod distillation;
 pub mod file;
 pub mod reinforcement;
 pub mod run;
+pub mod sampling;
 pub mod stage;
 pub mod table;
 pub mod training;
 pub mod values;
 
+pub use distillation::Distillation;
 pub use reinforcement::{
     AdvantageScale, KlControl, PolicyLoss, Ppo, RatioLevel, Reinforcement, RewardFailure,
 };
 pub use run::RunConfig;
+pub use sampling::Sampling;
 pub use stage::{Packing, PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 

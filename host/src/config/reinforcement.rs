@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::sampling::Sampling;
 use super::stage::Stage;
 use super::values::Values;
 
@@ -96,20 +97,8 @@ pub struct Ppo {
 pub struct Reinforcement {
     /// Completions of each prompt.
     pub num_generations: usize,
-    /// Most tokens of a prompt.
-    pub max_prompt_length: usize,
-    /// Most tokens of a completion.
-    pub max_completion_length: usize,
-    /// Temperature of sampling and of the trained distribution.
-    pub temperature: f64,
-    /// Keep the likeliest tokens up to this probability.
-    pub top_p: f64,
-    /// Keep so many likeliest tokens; 0: all.
-    pub top_k: usize,
-    /// Above 1: less repetition.
-    pub repetition_penalty: f64,
-    /// Completions generated at a time.
-    pub generation_batch_size: usize,
+    /// How completions are sampled; the temperature is of the trained distribution too.
+    pub sampling: Sampling,
     /// Updates made with each batch of completions.
     pub num_iterations: usize,
     /// Weight of the divergence from the reference.
@@ -211,13 +200,7 @@ impl Reinforcement {
         };
         Some(Self {
             num_generations,
-            max_prompt_length: v.size("max_source_length"),
-            max_completion_length: v.size("max_completion_length"),
-            temperature: v.float("temperature"),
-            top_p: v.float("top_p"),
-            top_k: v.size("top_k"),
-            repetition_penalty: v.float("repetition_penalty"),
-            generation_batch_size: v.size("generation_batch_size"),
+            sampling: Sampling::resolve(v),
             num_iterations: v.size("num_iterations"),
             beta: v.float("beta"),
             epsilon,

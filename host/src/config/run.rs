@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::distillation::Distillation;
 use super::reinforcement::Reinforcement;
+use super::sampling::Sampling;
 use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
 use super::values::Values;
 use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
@@ -33,6 +35,8 @@ pub struct RunConfig {
     pub reward_modelling: Option<RewardModelling>,
     /// What only reinforcement learning knows; `None` in other stages.
     pub reinforcement: Option<Reinforcement>,
+    /// What only distillation knows; `None` in other stages.
+    pub distillation: Option<Distillation>,
     /// Base model folder; empty when the model begins from scratch.
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
@@ -150,7 +154,7 @@ impl RunConfig {
         }
         let model_max_length = match stage {
             Stage::Pt | Stage::Sft => v.size("model_max_length"),
-            stage if stage.samples() => {
+            stage if stage.samples() || stage == Stage::Distill => {
                 v.size("max_source_length") + v.size("max_completion_length")
             }
             _ => v.size("max_source_length") + v.size("max_target_length"),
@@ -161,6 +165,7 @@ impl RunConfig {
             preferences: Preferences::resolve(stage, v),
             reward_modelling: RewardModelling::resolve(stage, v),
             reinforcement: Reinforcement::resolve(stage, v),
+            distillation: Distillation::resolve(stage, v),
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             bfloat16: v.choice("torch_dtype") == "bfloat16",
@@ -193,6 +198,12 @@ impl RunConfig {
         };
         config.cross_check(v);
         if values.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(values.faults)) }
+    }
+
+    /// How the stage samples, if it does.
+    pub fn sampling(&self) -> Option<&Sampling> {
+        let of_rewards = self.reinforcement.as_ref().map(|r| &r.sampling);
+        of_rewards.or(self.distillation.as_ref().map(|d| &d.sampling))
     }
 
     /// What no single setting can tell.

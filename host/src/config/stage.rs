@@ -61,11 +61,13 @@ pub enum Stage {
     Rloo,
     /// Proximal policy optimisation: with a value head.
     Ppo,
+    /// Distillation: what a teacher would have said at every token of an answer.
+    Distill,
 }
 
 impl Stage {
     /// All, in the order of their declaration.
-    pub const ALL: [Stage; 10] = [
+    pub const ALL: [Stage; 11] = [
         Stage::Pt,
         Stage::Sft,
         Stage::Rm,
@@ -76,6 +78,7 @@ impl Stage {
         Stage::Grpo,
         Stage::Rloo,
         Stage::Ppo,
+        Stage::Distill,
     ];
 
     /// Name of the command.
@@ -91,6 +94,7 @@ impl Stage {
             Stage::Grpo => "grpo",
             Stage::Rloo => "rloo",
             Stage::Ppo => "ppo",
+            Stage::Distill => "distill",
         }
     }
 
@@ -99,7 +103,7 @@ impl Stage {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
 
-    /// Whether it trains on what the policy itself says.
+    /// Whether it trains on what the policy itself says, as rewards judge it.
     pub fn samples(self) -> bool {
         matches!(self, Stage::Grpo | Stage::Rloo | Stage::Ppo)
     }

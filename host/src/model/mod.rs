@@ -7,6 +7,7 @@ pub mod batch;
 pub mod block;
 pub mod cache;
 pub mod decoder;
+pub mod distillation;
 pub mod families;
 pub mod full;
 pub mod generate;
@@ -27,6 +28,7 @@ pub mod weights;
 
 pub use batch::TokenBatch;
 pub use decoder::{Decoder, Trained};
+pub use distillation::Teacher;
 pub use hf_config::HfConfig;
 pub use params::{GradSet, NamedTensor, ParamSet};
 pub use scoring::{CausalScores, Kept, Scored};

@@ -43,7 +43,7 @@ impl Scored {
     }
 }
 
-fn positions_of(targets: &[Target]) -> Vec<u32> {
+pub(super) fn positions_of(targets: &[Target]) -> Vec<u32> {
     targets.iter().map(|t| t.position).collect()
 }
 
@@ -52,7 +52,7 @@ fn tokens_of(targets: &[Target]) -> Vec<u32> {
 }
 
 /// Dividing the head's input by the temperature divides the logits by it.
-fn cooled(normed: &Tensor, temperature: f64) -> Result<Tensor> {
+pub(super) fn cooled(normed: &Tensor, temperature: f64) -> Result<Tensor> {
     if temperature == 1.0 { Ok(normed.clone()) } else { normed / temperature }
 }
 
@@ -208,6 +208,12 @@ impl Decoder {
         self.head_and_below(params, batch, scored, dlogprobs, dnormed, grads).map(|_| ())
     }
 
+    /// Index of the head's weight among the parameters, where it is trained.
+    pub(super) fn head_index(&self) -> Option<usize> {
+        let full = self.trained.weights();
+        full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed })
+    }
+
     fn head_and_below(
         &self,
         params: &ParamSet,
@@ -218,9 +224,7 @@ impl Decoder {
         grads: &mut GradSet,
     ) -> Result<head::Scores> {
         let Scored { kept, targets, temperature } = scored;
-        let full = self.trained.weights();
-        let head_index =
-            full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed });
+        let head_index = self.head_index();
         let (scores, head_grads) = head::score_and_backward(
             self.exec(),
             &cooled(&kept.normed, temperature)?,

@@ -102,7 +102,7 @@ pub fn score_and_backward(
     Ok((scores, Grads { hidden, weight: dweight }))
 }
 
-/// `(first row, rows)` of each chunk.
+/// Chunks of checked targets.
 fn chunks(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<(usize, usize)>> {
     let (n, vocab) = (hidden.dim(0)?, weight.dim(0)?);
     if targets.len() != n {
@@ -111,11 +111,16 @@ fn chunks(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<(usiz
     if let Some(id) = targets.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is beyond the vocabulary of {vocab}");
     }
-    let most = (CHUNK_BYTES / 4 / vocab.max(1)).max(16);
+    Ok(chunks_of(n, vocab, CHUNK_BYTES))
+}
+
+/// `(first row, rows)` of the chunks of `n` rows, whose logits take at most `bytes`.
+pub(super) fn chunks_of(n: usize, vocab: usize, bytes: usize) -> Vec<(usize, usize)> {
+    let most = (bytes / 4 / vocab.max(1)).max(16);
     // Chunks of equal size: a short last one would waste a product.
     let count = n.div_ceil(most).max(1);
     let rows = n.div_ceil(count).max(1);
-    Ok((0..n).step_by(rows).map(|start| (start, rows.min(n - start))).collect())
+    (0..n).step_by(rows).map(|start| (start, rows.min(n - start))).collect()
 }
 
 /// Scores of a chunk; with derivatives the logits become their gradient.

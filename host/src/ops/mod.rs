@@ -8,6 +8,7 @@ use candle_core::Device;
 
 pub mod attention;
 pub mod cpu;
+pub mod divergence;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

@@ -97,10 +97,10 @@ pub fn save<T: Task>(
 ) -> Result<PathBuf> {
     let target = output_dir.join(name(resume.global_step));
     let out = AtomicDir::create(&target)?;
-    task.save(out.path())?;
+    task.learner().save(out.path())?;
     task.save_state(out.path())?;
     let mut entries = Vec::new();
-    for (i, param) in task.params().params.iter().enumerate() {
+    for (i, param) in task.learner().params.params.iter().enumerate() {
         entries.push(Entry::of(format!("{}.exp_avg", param.name), optimizer.m[i].clone()));
         entries.push(Entry::of(format!("{}.exp_avg_sq", param.name), optimizer.v[i].clone()));
     }
@@ -183,14 +183,14 @@ pub fn read(path: &Path, identity: &BTreeMap<String, Value>) -> Result<Resume> {
 /// When a tensor is absent or of another shape.
 pub fn restore<T: Task>(path: &Path, task: &mut T, optimizer: &mut AdamW) -> Result<()> {
     let damaged = |reason: String| RunError::Checkpoint { path: path.into(), reason };
-    task.load(path)?;
+    task.learner_mut().load(path)?;
     task.load_state(path)?;
     let file = SafetensorsFile::open(&path.join("optimizer.safetensors"))?;
     optimizer.step = file
         .metadata("step")
         .and_then(|s| s.parse().ok())
         .ok_or_else(|| damaged("optimizer.safetensors names no step".into()))?;
-    for (i, param) in task.params().params.iter().enumerate() {
+    for (i, param) in task.learner().params.params.iter().enumerate() {
         let read = |suffix: &str| -> Result<Tensor> {
             let name = format!("{}.{suffix}", param.name);
             let tensor = file.read(&name)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 pub mod card;
 pub mod checkpoint;
+pub mod learner;
 pub mod manifest;
 pub mod progress;
 pub mod results;
@@ -12,6 +13,7 @@ pub mod task;
 pub mod tensorboard;
 pub mod trainer;
 
+pub use learner::{EpochPlanner, Learner, Persist};
 pub use task::{EvalSums, MicroStep, Task};
 pub use trainer::{Outcome, Trainer};
 

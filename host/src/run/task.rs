@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::data::Provenance;
 use crate::error::Result;
-use crate::model::{GradSet, ParamSet};
 use crate::objective::StepSums;
+use crate::run::learner::Learner;
 
 /// Where in the run a micro-batch is: keys dropout and logs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,13 +37,15 @@ pub type Update = Vec<Vec<u32>>;
 /// trainable parameters and the arguments, so that the loop alone holds the state to save; a stage
 /// that keeps more (sampled completions) says so with [`Task::save_state`].
 pub trait Task {
-    /// The micro-batches of one epoch, each a list of example indices: a pure function of the
-    /// seed and `epoch`.
-    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>>;
+    /// What is trained.
+    fn learner(&self) -> &Learner;
+
+    /// The same, to be changed.
+    fn learner_mut(&mut self) -> &mut Learner;
 
     /// The updates of one epoch: as many micro-batches each as gradients are accumulated over.
     fn plan_updates(&self, epoch: u64, accumulation: usize) -> Vec<Update> {
-        let plan = self.plan_epoch(epoch);
+        let plan = self.learner().plan(epoch);
         plan.chunks(accumulation.max(1)).map(<[_]>::to_vec).collect()
     }
 
@@ -76,32 +78,17 @@ pub trait Task {
     /// Sum of the loss weights of one micro-batch.
     fn loss_weight(&self, batch: &[u32]) -> f64;
 
-    /// Floating-point operations of one token's forward and backward, estimated.
-    fn flos_per_token(&self) -> f64;
-
-    /// Forward and backward of one micro-batch; gradients are added to those of [`Task::params_and_grads`].
-    fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
-
-    /// The parameters being trained.
-    fn params(&self) -> &ParamSet;
-
-    /// Both sides of an update.
-    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet);
-
-    /// Called after the optimiser changed the parameters.
-    fn params_changed(&mut self) -> Result<()> {
-        Ok(())
+    /// Forwards of the size of the trained model's that are made beside its own, per token.
+    fn extra_forwards(&self) -> f64 {
+        0.0
     }
+
+    /// Forward and backward of one micro-batch; gradients are added to the learner's.
+    fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
 
     /// Evaluation over the whole validation set; `None` when there is none. `interrupted` is
     /// polled between batches: when it answers true the evaluation is abandoned with `None`.
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>>;
-
-    /// Writes the model (adapter or full) and tokenizer files into `dir`.
-    fn save(&self, dir: &Path) -> Result<()>;
-
-    /// Reads the trained parameters back, to the bit, from what [`Task::save`] wrote.
-    fn load(&mut self, dir: &Path) -> Result<()>;
 
     /// Where the examples of a batch came from, for messages: `file:row`.
     fn describe_batch(&self, batch: &[u32]) -> String;

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::results::{self, Metrics};
 use super::state::{TrainerState, row};
 use super::tensorboard::EventWriter;
-use super::{MicroStep, RunError, Task};
+use super::{Learner, MicroStep, RunError, Task};
 use crate::config::{SaveStrategy, TrainingArguments};
 use crate::error::Result;
 use crate::objective::{StepSums, add_metrics};
@@ -94,7 +94,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             eps: args.adam_epsilon,
             weight_decay: args.weight_decay,
         };
-        let mut optimizer = AdamW::new(settings, task.params())?;
+        let mut optimizer = AdamW::new(settings, &task.learner().params)?;
         let mut resume = Resume {
             version: 0,
             global_step: 0,
@@ -230,7 +230,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         let step = self.resume.global_step;
         let denominator: f64 = batches.iter().map(|b| self.task.loss_weight(b)).sum();
         let mut sums = StepSums::default();
-        self.task.params_and_grads().1.clear();
+        self.task.learner_mut().grads.clear();
         if denominator > 0.0 {
             for (i, batch) in batches.iter().enumerate() {
                 let at = MicroStep { global_step: step, micro_step: i as u32, denominator };
@@ -240,7 +240,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             }
         }
         let learning_rate = self.schedule.at(step);
-        let (params, grads) = self.task.params_and_grads();
+        let Learner { params, grads, .. } = self.task.learner_mut();
         let grad_norm = clip::global_norm(grads)?;
         if grad_norm.is_finite() {
             let factor = clip::factor(grad_norm, self.args.max_grad_norm);
@@ -248,7 +248,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             grads.clear();
         }
         self.check_finite("grad_norm", grad_norm, step, batches)?;
-        self.task.params_changed()?;
+        self.task.learner_mut().relink();
         let loss = if denominator > 0.0 { sums.loss_sum / denominator } else { 0.0 };
         let resume = &mut self.resume;
         resume.global_step += 1;
@@ -263,7 +263,8 @@ impl<'a, T: Task> Trainer<'a, T> {
         resume.state.global_step = resume.global_step;
         resume.state.epoch = resume.epoch as f64 + next_batch as f64 / per_epoch as f64;
         resume.state.num_input_tokens_seen += sums.num_tokens;
-        resume.state.total_flos += sums.num_tokens as f64 * self.task.flos_per_token();
+        resume.state.total_flos +=
+            sums.num_tokens as f64 * self.task.learner().flos_per_token(self.task.extra_forwards());
         self.tokens_this_process += sums.num_tokens;
         self.steps_this_process += 1;
         self.examples_this_process += batches.iter().map(|b| b.len() as u64).sum::<u64>();
@@ -434,7 +435,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             && let Some(best) = self.best.clone()
             && best.is_dir()
         {
-            self.task.load(&best)?;
+            self.task.learner_mut().load(&best)?;
             self.progress.note(&format!("loaded the best checkpoint, {}", best.display()));
         }
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);

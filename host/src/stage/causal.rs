@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::{Decoder, HfConfig, Weights};
 use crate::ops::head::CHUNK_BYTES;
-use crate::run::RunError;
+use crate::run::{Learner, RunError};
 use crate::text::TokenizedExample;
 use crate::text::pack::{self, Plan};
 
@@ -131,16 +131,9 @@ pub fn prepare<'a>(
     };
     let identity = setup::identity(config, &manifest);
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
-    let task = CausalTask::new(
-        decoder,
-        params,
-        train.examples,
-        eval.map_or_else(Vec::new, |e| e.examples),
-        args.per_device_eval_batch_size,
-        planner,
-        persist,
-        args.seed,
-    );
+    let learner = Learner::new(decoder, params, planner, persist, args.seed);
+    let eval = eval.map_or_else(Vec::new, |e| e.examples);
+    let task = CausalTask::new(learner, train.examples, eval, args.per_device_eval_batch_size);
     Ok(Prepared { config, task, identity, manifest, lock, summary })
 }
 

@@ -25,18 +25,29 @@ pub struct Pipeline {
     jinja: std::result::Result<ChatTemplate, TextError>,
     tokenizer: Arc<TextTokenizer>,
     max_length: usize,
+    /// Most tokens of what is rendered to be continued.
+    max_prompt_length: usize,
     train_on_inputs: bool,
     on_bad_row: OnBadRow,
 }
 
+/// How a conversation is rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendering {
+    /// With its answers, to be learnt.
+    Whole,
+    /// Ending with what invites the assistant to speak.
+    ToContinue,
+}
+
+/// A conversation and how it is to be rendered.
+pub type ToRender = (Conversation, Rendering);
+
 /// What a stage trains on: made of one or several encoded sequences of an example.
 pub trait Item: Sized {
-    /// Whether conversations are rendered to be continued, and not to be learnt.
-    const TO_CONTINUE: bool = false;
-
     /// The conversations of an example that are to be rendered and encoded, or why this stage
     /// can't use the example. Texts and tokens need no rendering.
-    fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String>;
+    fn conversations(example: &Example) -> std::result::Result<Vec<ToRender>, String>;
 
     /// The items of a row, from its examples and their sequences, or the reason why the row is
     /// skipped.
@@ -47,9 +58,11 @@ pub trait Item: Sized {
 }
 
 impl Item for TokenizedExample {
-    fn conversations(example: &Example) -> std::result::Result<Vec<Conversation>, String> {
+    fn conversations(example: &Example) -> std::result::Result<Vec<ToRender>, String> {
         match example {
-            Example::Conversation(conversation) => Ok(vec![conversation.clone()]),
+            Example::Conversation(conversation) => {
+                Ok(vec![(conversation.clone(), Rendering::Whole)])
+            }
             Example::Text(_) | Example::Tokens { .. } => Ok(Vec::new()),
             Example::Preference { .. } | Example::Prompt { .. } => Err(
                 "became a preference or a prompt, which this stage does not train on; use another \
@@ -162,11 +175,11 @@ impl Pipeline {
             jinja: ChatTemplate::load(tokenizer),
             tokenizer: tokenizer.clone(),
             // Pre-training cuts its sequences later, and loses nothing.
-            max_length: match (&config.pretraining, &config.reinforcement) {
-                (Some(_), _) => usize::MAX,
-                (_, Some(reinforcement)) => reinforcement.max_prompt_length,
-                _ => config.model_max_length,
+            max_length: match &config.pretraining {
+                Some(_) => usize::MAX,
+                None => config.model_max_length,
             },
+            max_prompt_length: config.sampling().map_or(usize::MAX, |s| s.max_prompt_length),
             train_on_inputs: config.train_on_inputs,
             on_bad_row: config.on_bad_row,
         })
@@ -303,7 +316,7 @@ impl Pipeline {
         let mut wanted = Vec::with_capacity(rows.len());
         let mut usable = Vec::with_capacity(rows.len());
         for (at, examples) in rows {
-            let conversations: std::result::Result<Vec<Vec<Conversation>>, String> =
+            let conversations: std::result::Result<Vec<Vec<ToRender>>, String> =
                 examples.iter().map(T::conversations).collect();
             match conversations {
                 Ok(conversations) => {
@@ -314,16 +327,18 @@ impl Pipeline {
             }
         }
         let rows = usable;
-        let rendered = self.render(&wanted, T::TO_CONTINUE)?;
+        let rendered = self.render(&wanted)?;
         let encoder = Encoder {
             tokenizer: &self.tokenizer,
             max_length: self.max_length,
             train_on_inputs: self.train_on_inputs,
         };
+        let prompts = Encoder { max_length: self.max_prompt_length, ..encoder };
         let encoded: Vec<Result<Vec<std::result::Result<Encoded, String>>>> = rows
             .par_iter()
+            .zip(&wanted)
             .zip(rendered)
-            .map(|((at, examples), rendered)| {
+            .map(|(((at, examples), ways), rendered)| {
                 let given = examples.iter().filter_map(|example| match example {
                     Example::Text(text) => Some(row_fault(encoder.text(text, at.clone()))),
                     Example::Tokens { input_ids, labels } => {
@@ -331,9 +346,15 @@ impl Pipeline {
                     }
                     _ => None,
                 });
-                let rendered = rendered.into_iter().map(|segments| match segments {
-                    Ok(segments) => row_fault(encoder.segments(&segments, at.clone())),
-                    Err(reason) => Ok(Err(reason)),
+                let rendered = rendered.into_iter().zip(ways).map(|(segments, (_, way))| {
+                    let encoder = match way {
+                        Rendering::Whole => &encoder,
+                        Rendering::ToContinue => &prompts,
+                    };
+                    match segments {
+                        Ok(segments) => row_fault(encoder.segments(&segments, at.clone())),
+                        Err(reason) => Ok(Err(reason)),
+                    }
                 });
                 given.chain(rendered).collect()
             })
@@ -359,26 +380,13 @@ impl Pipeline {
     #[allow(clippy::type_complexity)]
     fn render(
         &self,
-        by_row: &[Vec<Conversation>],
-        to_continue: bool,
+        by_row: &[Vec<ToRender>],
     ) -> Result<Vec<Vec<std::result::Result<Vec<Segment>, String>>>> {
         if by_row.iter().all(Vec::is_empty) {
             return Ok(by_row.iter().map(|_| Vec::new()).collect());
         }
         if let Some(template) = &self.template {
-            let all: Vec<Conversation> = by_row.iter().flatten().cloned().collect();
-            let options = RenderOptions {
-                add_generation_prompt: to_continue,
-                ..render_options(&self.tokenizer)
-            };
-            let mut rendered = template.render(&all, &options)?.into_iter().map(|r| {
-                r.map(|segments| {
-                    segments
-                        .into_iter()
-                        .map(|s| Segment { text: s.text, role: s.role, weight: s.weight })
-                        .collect()
-                })
-            });
+            let mut rendered = self.render_by(template, &by_row.concat())?.into_iter();
             return Ok(by_row.iter().map(|c| rendered.by_ref().take(c.len()).collect()).collect());
         }
         let jinja = match &self.jinja {
@@ -395,7 +403,7 @@ impl Pipeline {
             .par_iter()
             .map(|row| {
                 row.iter()
-                    .map(|c| match rendered_by(jinja, c, to_continue) {
+                    .map(|c| match rendered_by(jinja, c) {
                         Ok(segments) => Ok(Ok(segments)),
                         // A template may refuse one conversation (roles that don't alternate).
                         Err(e @ TextError::ChatTemplate { .. }) => {
@@ -406,6 +414,36 @@ impl Pipeline {
                     .collect()
             })
             .collect()
+    }
+
+    /// Segments of conversations by a template plugin, which is asked once for each way.
+    #[allow(clippy::type_complexity)]
+    fn render_by(
+        &self,
+        template: &Plugin,
+        all: &[ToRender],
+    ) -> Result<Vec<std::result::Result<Vec<Segment>, String>>> {
+        let mut out = vec![Err(String::new()); all.len()];
+        for way in [Rendering::Whole, Rendering::ToContinue] {
+            let indices: Vec<usize> = (0..all.len()).filter(|&i| all[i].1 == way).collect();
+            if indices.is_empty() {
+                continue;
+            }
+            let own: Vec<Conversation> = indices.iter().map(|&i| all[i].0.clone()).collect();
+            let options = RenderOptions {
+                add_generation_prompt: way == Rendering::ToContinue,
+                ..render_options(&self.tokenizer)
+            };
+            for (i, segments) in indices.into_iter().zip(template.render(&own, &options)?) {
+                out[i] = segments.map(|segments| {
+                    segments
+                        .into_iter()
+                        .map(|s| Segment { text: s.text, role: s.role, weight: s.weight })
+                        .collect()
+                });
+            }
+        }
+        Ok(out)
     }
 
     /// Enters a row's sequences; answers whether it is used.
@@ -436,10 +474,9 @@ impl Pipeline {
 
 fn rendered_by(
     jinja: &ChatTemplate,
-    conversation: &Conversation,
-    to_continue: bool,
+    (conversation, way): &ToRender,
 ) -> std::result::Result<Vec<Segment>, TextError> {
-    if !to_continue {
+    if *way == Rendering::Whole {
         return jinja.segments(conversation);
     }
     let text = jinja.prompt(conversation)?;

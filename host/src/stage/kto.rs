@@ -1,47 +1,44 @@
 //! Kahneman-Tversky optimisation: single answers that are known to be good or bad, a policy and
 //! its reference.
 
-use std::path::Path;
-
-use super::causal_task::{EpochPlanner, Persist};
-use super::pairs::{JudgedAnswer, sequence_sums};
+use super::pairs::{JudgedAnswer, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::config::{ConfigError, PreferenceLoss, Preferences, RunConfig};
 use crate::error::Result;
-use crate::model::decoder::dropout_key;
-use crate::model::memory::num_parameters;
-use crate::model::{Decoder, GradSet, HfConfig, ParamSet, TokenBatch, Trained};
+use crate::model::batch::Target;
+use crate::model::{HfConfig, TokenBatch};
 use crate::objective::StepSums;
 use crate::objective::preference::Single;
 use crate::ops::head::Scores;
+use crate::run::learner::evaluate_batches;
 use crate::run::task::name_rows;
-use crate::run::{EvalSums, MicroStep, Task};
+use crate::run::{EvalSums, Learner, MicroStep, Task};
 
-/// Judged answers, a policy and its reference.
+/// Judged answers, and what is trained on them.
 pub struct KtoTask {
-    decoder: Decoder,
-    params: ParamSet,
-    grads: GradSet,
-    reference: Reference,
+    learner: Learner,
     train: Vec<JudgedAnswer>,
     eval: Vec<Vec<JudgedAnswer>>,
-    planner: EpochPlanner,
-    persist: Box<dyn Persist>,
+    judge: Judge,
+}
+
+/// The loss with all it needs beside the policy.
+struct Judge {
+    reference: Reference,
     preferences: Preferences,
     max_length: usize,
-    seed: u64,
 }
 
 fn laid_out(answers: &[&JudgedAnswer]) -> TokenBatch {
     TokenBatch::from_examples(answers.iter().map(|a| &a.example))
 }
 
-impl KtoTask {
+impl Judge {
     /// The batch's estimate of the divergence from the reference: the mean over prompts with
     /// another prompt's answer, and not below zero (section 4.1 of the paper). A single row has no
     /// other, and is held to zero.
-    fn divergence(&mut self, answers: &[&JudgedAnswer]) -> Result<f64> {
+    fn divergence(&self, learner: &mut Learner, answers: &[&JudgedAnswer]) -> Result<f64> {
         if self.preferences.loss != PreferenceLoss::Kto || answers.len() < 2 {
             return Ok(0.0);
         }
@@ -52,15 +49,22 @@ impl KtoTask {
             .map(|(own, other)| own.with_answer_of(other, self.max_length))
             .collect();
         let batch = TokenBatch::from_examples(&mismatched);
-        let policy = self.decoder.score(&self.params, &batch)?.scores;
-        let reference = self.reference.score(&mut self.decoder, &batch, 1.0)?.scores;
+        let policy = learner.decoder.score(&learner.params, &batch)?.scores;
+        let reference = self.reference.score(&mut learner.decoder, &batch, 1.0)?.scores;
         let sum = |scores: &Scores| sequence_sums(&batch, &scores.logprobs).iter().sum::<f64>();
         Ok(((sum(&policy) - sum(&reference)) / answers.len() as f64).max(0.0))
     }
 
-    fn reference_logps(&mut self, batch: &TokenBatch) -> Result<Vec<f64>> {
-        let scored = self.reference.score(&mut self.decoder, batch, 1.0)?;
-        Ok(sequence_sums(batch, &scored.scores.logprobs))
+    /// The divergence, and the answers' log-probabilities by the reference.
+    fn beside(
+        &self,
+        learner: &mut Learner,
+        answers: &[&JudgedAnswer],
+        batch: &TokenBatch,
+    ) -> Result<(f64, Vec<f64>)> {
+        let kl = self.divergence(learner, answers)?;
+        let scored = self.reference.score(&mut learner.decoder, batch, 1.0)?;
+        Ok((kl, sequence_sums(batch, &scored.scores.logprobs)))
     }
 
     /// Losses and metrics of scored answers, and each one's derivative.
@@ -104,112 +108,47 @@ impl KtoTask {
         total.metric("kl", kl);
         (total, derivatives)
     }
-
-    fn accumulate_answers(
-        &mut self,
-        train: &[JudgedAnswer],
-        indices: &[u32],
-        at: MicroStep,
-    ) -> Result<StepSums> {
-        let answers: Vec<&JudgedAnswer> = indices.iter().map(|&i| &train[i as usize]).collect();
-        let batch = laid_out(&answers);
-        let kl = self.divergence(&answers)?;
-        let reference = self.reference_logps(&batch)?;
-        let key = dropout_key(self.seed, at.global_step, at.micro_step);
-        let forward = self.decoder.forward_scored(&self.params, &batch, Some(key), 1.0)?;
-        let Some((scores, scored)) = forward else { return Ok(StepSums::default()) };
-        let (total, derivatives) = self.judge(&answers, &batch, &scores, &reference, kl);
-        let of_target = |position| derivatives[super::pairs::sequence_of(&batch, position)];
-        let dlogprobs: Vec<f32> = scored
-            .targets
-            .iter()
-            .map(|t| (of_target(t.position) / at.denominator) as f32)
-            .collect();
-        let (params, grads) = (&self.params, &mut self.grads);
-        self.decoder.backward_scored(params, &batch, scored, &dlogprobs, None, grads)?;
-        Ok(total)
-    }
-
-    fn evaluate_answers(
-        &mut self,
-        batches: &[Vec<JudgedAnswer>],
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Option<EvalSums>> {
-        let mut total = EvalSums::default();
-        for answers in batches {
-            if interrupted() {
-                return Ok(None);
-            }
-            let answers: Vec<&JudgedAnswer> = answers.iter().collect();
-            let batch = laid_out(&answers);
-            let kl = self.divergence(&answers)?;
-            let reference = self.reference_logps(&batch)?;
-            let scored = self.decoder.score(&self.params, &batch)?;
-            total.sums.add(&self.judge(&answers, &batch, &scored.scores, &reference, kl).0);
-            total.num_examples += answers.len() as u64;
-            total.num_batches += 1;
-        }
-        Ok(Some(total))
-    }
 }
 
 impl Task for KtoTask {
-    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>> {
-        (self.planner)(epoch)
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn loss_weight(&self, batch: &[u32]) -> f64 {
         batch.len() as f64
     }
 
-    fn flos_per_token(&self) -> f64 {
-        // Beside the training, the reference's forward and both models' on the mismatched rows.
-        let weights = num_parameters(&self.decoder.spec) as f64;
-        let scored = if self.preferences.loss == PreferenceLoss::Kto { 6.0 } else { 2.0 };
-        match self.decoder.trained {
-            Trained::Full(_) => (6.0 + scored) * weights,
-            _ => (4.0 + scored) * weights,
-        }
+    fn extra_forwards(&self) -> f64 {
+        // The reference's, and both models' on the mismatched rows.
+        if self.judge.preferences.loss == PreferenceLoss::Kto { 3.0 } else { 1.0 }
     }
 
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
-        let train = std::mem::take(&mut self.train);
-        let result = self.accumulate_answers(&train, batch, at);
-        self.train = train;
-        result
-    }
-
-    fn params(&self) -> &ParamSet {
-        &self.params
-    }
-
-    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet) {
-        (&mut self.params, &mut self.grads)
-    }
-
-    fn params_changed(&mut self) -> Result<()> {
-        self.decoder.relink(&self.params);
-        Ok(())
+        let Self { learner, train, judge, .. } = self;
+        let answers: Vec<&JudgedAnswer> = batch.iter().map(|&i| &train[i as usize]).collect();
+        let batch = laid_out(&answers);
+        let (kl, reference) = judge.beside(learner, &answers, &batch)?;
+        learner.accumulate_scored(&batch, at, |scores| {
+            let (sums, by_answer) = judge.judge(&answers, &batch, scores, &reference, kl);
+            let of_target = |t: &Target| by_answer[sequence_of(&batch, t.position)];
+            (sums, batch.targets().iter().map(of_target).collect())
+        })
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
-        if self.eval.is_empty() {
-            return Ok(None);
-        }
-        let batches = std::mem::take(&mut self.eval);
-        let result = self.evaluate_answers(&batches, interrupted);
-        self.eval = batches;
-        result
-    }
-
-    fn save(&self, dir: &Path) -> Result<()> {
-        self.persist.save(&self.decoder, &self.params, dir)
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        self.persist.load(&mut self.params, dir)?;
-        self.decoder.relink(&self.params);
-        Ok(())
+        let Self { learner, eval, judge, .. } = self;
+        evaluate_batches(eval, interrupted, |answers| {
+            let answers: Vec<&JudgedAnswer> = answers.iter().collect();
+            let batch = laid_out(&answers);
+            let (kl, reference) = judge.beside(learner, &answers, &batch)?;
+            let scored = learner.decoder.score(&learner.params, &batch)?;
+            Ok(judge.judge(&answers, &batch, &scored.scores, &reference, kl).0)
+        })
     }
 
     fn describe_batch(&self, batch: &[u32]) -> String {
@@ -258,18 +197,12 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }
+    let learner = Learner::new(decoder, params, planner, persist, config.training.seed);
     let task = KtoTask {
-        grads: GradSet::new(params.params.len()),
-        decoder,
-        params,
-        reference,
+        learner,
         train: inputs.train.examples,
         eval: setup::eval_batches(config, inputs.eval),
-        planner,
-        persist,
-        preferences,
-        max_length: config.model_max_length,
-        seed: config.training.seed,
+        judge: Judge { reference, preferences, max_length: config.model_max_length },
     };
     Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })
 }

@@ -1,7 +1,7 @@
 //! Pairs of a better and a worse answer, and single answers known to be good or bad: what
 //! preference optimisation and reward modelling train on.
 
-use super::dataset::Item;
+use super::dataset::{Item, Rendering, ToRender};
 use crate::data::{Conversation, Example, Message};
 use crate::model::TokenBatch;
 use crate::text::{Encoded, IGNORE_INDEX, TokenizedExample};
@@ -38,19 +38,24 @@ impl PreferencePair {
 const TOO_LONG: &str = "longer than max_source_length + max_target_length";
 const NO_ANSWER: &str = "an answer without a token";
 
-/// The prompt with an answer; only the answer is trained.
-fn answered(prompt: &Conversation, answer: &[Message], name: &str) -> Result<Conversation, String> {
-    if answer.iter().all(|m| m.role != "assistant") {
-        return Err(format!("its {name} answer holds no assistant's turn"));
-    }
+/// A prompt, of which nothing is trained, and an answer.
+pub fn with_answer(prompt: &Conversation, answer: &[Message]) -> Conversation {
     let masked = |m: &Message| Message { weight: Some(0.0), ..m.clone() };
     let mut messages: Vec<Message> = prompt.messages.iter().map(masked).collect();
     messages.extend(answer.iter().cloned());
-    Ok(Conversation { messages, tools: prompt.tools.clone() })
+    Conversation { messages, tools: prompt.tools.clone() }
+}
+
+/// The prompt with an answer; only the answer is trained.
+fn answered(prompt: &Conversation, answer: &[Message], name: &str) -> Result<ToRender, String> {
+    if answer.iter().all(|m| m.role != "assistant") {
+        return Err(format!("its {name} answer holds no assistant's turn"));
+    }
+    Ok((with_answer(prompt, answer), Rendering::Whole))
 }
 
 impl Item for PreferencePair {
-    fn conversations(example: &Example) -> Result<Vec<Conversation>, String> {
+    fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         let Example::Preference { prompt, chosen, rejected, .. } = example else {
             return Err("is no pair of answers; use a formatter that makes preferences, such as \
                         preference"
@@ -125,7 +130,7 @@ fn judged(example: &Example) -> Option<Vec<(&Vec<Message>, bool)>> {
 }
 
 impl Item for JudgedAnswer {
-    fn conversations(example: &Example) -> Result<Vec<Conversation>, String> {
+    fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         let (Some(answers), Example::Preference { prompt, .. }) = (judged(example), example) else {
             return Err("is no judged answer; use a formatter that makes preferences, such as \
                         preference"

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use serde_json::json;
 
-use super::causal_task::Persist;
 use crate::adapter::merge::copy_if_there;
 use crate::adapter::peft::{self, LoraConfig};
 use crate::error::Result;
 use crate::model::reader::SafetensorsFile;
 use crate::model::save::{Entry, config_for, write_json, write_weights};
 use crate::model::{Decoder, HfConfig, ParamSet};
-use crate::run::RunError;
+use crate::run::{Persist, RunError};
 use crate::text::TextTokenizer;
 
 /// Saves a LoRA adapter as PEFT does, with the tokenizer.

@@ -1,50 +1,50 @@
 //! Preference optimisation on pairs of answers (DPO and its kin, ORPO, SimPO): a policy, and the
 //! reference it is held to, if the loss has one.
 
-use std::path::Path;
-
-use super::causal_task::{EpochPlanner, Persist};
 use super::pairs::{PreferencePair, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::config::{ConfigError, PreferenceLoss, Preferences, RunConfig};
 use crate::error::Result;
-use crate::model::decoder::dropout_key;
-use crate::model::memory::num_parameters;
-use crate::model::{Decoder, GradSet, HfConfig, ParamSet, TokenBatch, Trained};
+use crate::model::{HfConfig, TokenBatch};
 use crate::objective::StepSums;
 use crate::objective::preference::Pair;
 use crate::ops::head::Scores;
+use crate::run::learner::evaluate_batches;
 use crate::run::task::name_rows;
-use crate::run::{EvalSums, MicroStep, Task};
+use crate::run::{EvalSums, Learner, MicroStep, Task};
 use crate::text::IGNORE_INDEX;
 
 /// Log-probabilities of both answers by the reference.
 type RefLogps = (f64, f64);
 
-/// Pairs, a policy and its reference, if the loss has one.
+/// Pairs, and what is trained on them.
 pub struct PreferenceTask {
-    decoder: Decoder,
-    params: ParamSet,
-    grads: GradSet,
-    /// `None`: the loss has none.
-    reference: Option<Reference>,
+    learner: Learner,
     train: Vec<PreferencePair>,
     eval: Vec<Vec<PreferencePair>>,
+    judge: Judge,
     /// Of all training pairs, when scored beforehand.
     train_ref: Option<Vec<RefLogps>>,
-    planner: EpochPlanner,
-    persist: Box<dyn Persist>,
-    preferences: Preferences,
-    seed: u64,
 }
 
-impl PreferenceTask {
+/// The loss with all it needs beside the policy.
+struct Judge {
+    /// `None`: the loss has none.
+    reference: Option<Reference>,
+    preferences: Preferences,
+}
+
+impl Judge {
     /// Reference log-probabilities of `pairs`; zeros where the loss has no reference.
-    fn reference_logps(&mut self, pairs: &[&PreferencePair]) -> Result<Vec<RefLogps>> {
+    fn reference_logps(
+        &self,
+        learner: &mut Learner,
+        pairs: &[&PreferencePair],
+    ) -> Result<Vec<RefLogps>> {
         let Some(reference) = &self.reference else { return Ok(vec![(0.0, 0.0); pairs.len()]) };
         let batch = PreferencePair::laid_out(pairs);
-        let scored = reference.score(&mut self.decoder, &batch, 1.0)?;
+        let scored = reference.score(&mut learner.decoder, &batch, 1.0)?;
         let sums = sequence_sums(&batch, &scored.scores.logprobs);
         Ok((0..pairs.len()).map(|i| (sums[i], sums[pairs.len() + i])).collect())
     }
@@ -142,113 +142,47 @@ impl PreferenceTask {
 }
 
 impl Task for PreferenceTask {
-    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>> {
-        (self.planner)(epoch)
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn loss_weight(&self, batch: &[u32]) -> f64 {
         batch.len() as f64
     }
 
-    fn flos_per_token(&self) -> f64 {
-        // As in causal training, and the reference's forward.
-        let weights = num_parameters(&self.decoder.spec) as f64;
-        let scores = self.reference.is_some() && self.train_ref.is_none();
-        let scored = if scores { 2.0 } else { 0.0 };
-        match self.decoder.trained {
-            Trained::Full(_) => (6.0 + scored) * weights,
-            _ => (4.0 + scored) * weights,
-        }
+    fn extra_forwards(&self) -> f64 {
+        f64::from(u8::from(self.judge.reference.is_some() && self.train_ref.is_none()))
     }
 
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
-        let train = std::mem::take(&mut self.train);
-        let result = self.accumulate_pairs(&train, batch, at);
-        self.train = train;
-        result
-    }
-
-    fn params(&self) -> &ParamSet {
-        &self.params
-    }
-
-    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet) {
-        (&mut self.params, &mut self.grads)
-    }
-
-    fn params_changed(&mut self) -> Result<()> {
-        self.decoder.relink(&self.params);
-        Ok(())
+        let Self { learner, train, judge, .. } = self;
+        let pairs: Vec<&PreferencePair> = batch.iter().map(|&i| &train[i as usize]).collect();
+        let reference = match &self.train_ref {
+            Some(known) => batch.iter().map(|&i| known[i as usize]).collect(),
+            None => judge.reference_logps(learner, &pairs)?,
+        };
+        let batch = judge.batch(&pairs);
+        learner
+            .accumulate_scored(&batch, at, |scores| judge.judge(&pairs, &batch, scores, &reference))
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
-        if self.eval.is_empty() {
-            return Ok(None);
-        }
-        let batches = std::mem::take(&mut self.eval);
-        let result = self.evaluate_pairs(&batches, interrupted);
-        self.eval = batches;
-        result
-    }
-
-    fn save(&self, dir: &Path) -> Result<()> {
-        self.persist.save(&self.decoder, &self.params, dir)
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        self.persist.load(&mut self.params, dir)?;
-        self.decoder.relink(&self.params);
-        Ok(())
+        let Self { learner, eval, judge, .. } = self;
+        evaluate_batches(eval, interrupted, |pairs| {
+            let pairs: Vec<&PreferencePair> = pairs.iter().collect();
+            let reference = judge.reference_logps(learner, &pairs)?;
+            let batch = judge.batch(&pairs);
+            let scored = learner.decoder.score(&learner.params, &batch)?;
+            Ok(judge.judge(&pairs, &batch, &scored.scores, &reference).0)
+        })
     }
 
     fn describe_batch(&self, batch: &[u32]) -> String {
         name_rows(batch.iter().map(|&i| &self.train[i as usize].chosen.provenance))
-    }
-}
-
-impl PreferenceTask {
-    fn accumulate_pairs(
-        &mut self,
-        train: &[PreferencePair],
-        indices: &[u32],
-        at: MicroStep,
-    ) -> Result<StepSums> {
-        let pairs: Vec<&PreferencePair> = indices.iter().map(|&i| &train[i as usize]).collect();
-        let reference = match &self.train_ref {
-            Some(known) => indices.iter().map(|&i| known[i as usize]).collect(),
-            None => self.reference_logps(&pairs)?,
-        };
-        let batch = self.batch(&pairs);
-        let key = dropout_key(self.seed, at.global_step, at.micro_step);
-        let forward = self.decoder.forward_scored(&self.params, &batch, Some(key), 1.0)?;
-        let Some((scores, scored)) = forward else { return Ok(StepSums::default()) };
-        let (total, derivatives) = self.judge(&pairs, &batch, &scores, &reference);
-        let dlogprobs: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
-        let (params, grads) = (&self.params, &mut self.grads);
-        self.decoder.backward_scored(params, &batch, scored, &dlogprobs, None, grads)?;
-        Ok(total)
-    }
-
-    fn evaluate_pairs(
-        &mut self,
-        batches: &[Vec<PreferencePair>],
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Option<EvalSums>> {
-        let mut total = EvalSums::default();
-        for pairs in batches {
-            if interrupted() {
-                return Ok(None);
-            }
-            let pairs: Vec<&PreferencePair> = pairs.iter().collect();
-            let reference = self.reference_logps(&pairs)?;
-            let batch = self.batch(&pairs);
-            let scored = self.decoder.score(&self.params, &batch)?;
-            let (judged, _) = self.judge(&pairs, &batch, &scored.scores, &reference);
-            total.sums.add(&judged);
-            total.num_examples += pairs.len() as u64;
-            total.num_batches += 1;
-        }
-        Ok(Some(total))
     }
 }
 
@@ -291,29 +225,20 @@ pub fn prepare<'a>(
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }
     let precompute = preferences.precompute_ref_log_probs;
-    let mut task = PreferenceTask {
-        grads: GradSet::new(params.params.len()),
-        decoder,
-        params,
-        reference,
-        train: inputs.train.examples,
-        eval: setup::eval_batches(config, inputs.eval),
-        train_ref: None,
-        planner,
-        persist,
-        preferences,
-        seed: config.training.seed,
-    };
+    let mut learner = Learner::new(decoder, params, planner, persist, config.training.seed);
+    let (train, judge) = (inputs.train.examples, Judge { reference, preferences });
+    let mut train_ref = None;
     if precompute {
         // In batches of training's size, which bounds the memory; a sequence's sum does not depend
         // on its neighbours.
-        let pairs = std::mem::take(&mut task.train);
-        let mut known = Vec::with_capacity(pairs.len());
-        for chunk in pairs.chunks(config.training.per_device_train_batch_size.max(1)) {
-            known.extend(task.reference_logps(&chunk.iter().collect::<Vec<_>>())?);
+        let mut known = Vec::with_capacity(train.len());
+        for chunk in train.chunks(config.training.per_device_train_batch_size.max(1)) {
+            let pairs: Vec<&PreferencePair> = chunk.iter().collect();
+            known.extend(judge.reference_logps(&mut learner, &pairs)?);
         }
-        task.train = pairs;
-        task.train_ref = Some(known);
+        train_ref = Some(known);
     }
+    let eval = setup::eval_batches(config, inputs.eval);
+    let task = PreferenceTask { learner, train, eval, judge, train_ref };
     Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })
 }

@@ -17,7 +17,7 @@ use crate::fs::io_error;
 use crate::model::spec::{RopeScaling, RopeSpec};
 use crate::model::{Decoder, DecoderSpec, HfConfig, Weights};
 use crate::run::progress::Progress;
-use crate::run::{Outcome, Task, Trainer};
+use crate::run::{Learner, Outcome, Task, Trainer};
 use crate::text::pack::Plan;
 use crate::text::train::{END_OF_TEXT, train_bpe};
 use crate::text::{Encoder, TextTokenizer};
@@ -169,10 +169,11 @@ pub fn pretrain(
     let plan = Plan { batch_size: 8, pack_to: Some(SEQUENCE), shuffle: true, seed };
     let persist = Box::new(ModelFiles { config, base_dir: None, tokenizer });
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
-    let task = CausalTask::new(decoder, params, examples, Vec::new(), 8, planner, persist, seed);
+    let learner = Learner::new(decoder, params, planner, persist, seed);
+    let task = CausalTask::new(learner, examples, Vec::new(), 8);
     let args = arguments(dir, epochs, seed);
     let mut trainer = Trainer::new(task, &args, Default::default(), None, progress, interrupted)?;
     let outcome = trainer.run()?;
-    trainer.task.save(dir)?;
+    trainer.task.learner().save(dir)?;
     Ok((outcome, values))
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::causal_task::{EpochPlanner, Persist};
 use super::pairs::PreferencePair;
 use super::persist::{AdapterFiles, ModelFiles};
 use super::setup::{self, Inputs, Prepared, Sizes};
@@ -12,31 +11,23 @@ use crate::adapter::peft::{SCORE_KEY, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{ConfigError, RunConfig};
 use crate::error::Result;
-use crate::model::decoder::dropout_key;
-use crate::model::memory::num_parameters;
 use crate::model::reader::WeightFiles;
 use crate::model::score_head::{self, SCORE};
-use crate::model::{
-    Decoder, GradSet, HfConfig, ModelError, NamedTensor, ParamSet, TokenBatch, Trained,
-};
+use crate::model::{Decoder, HfConfig, ModelError, NamedTensor, ParamSet, TokenBatch};
 use crate::objective::StepSums;
 use crate::objective::reward::RewardPair;
 use crate::rng::{Purpose, Stream};
+use crate::run::learner::evaluate_batches;
 use crate::run::task::name_rows;
-use crate::run::{EvalSums, MicroStep, Task};
+use crate::run::{EvalSums, Learner, MicroStep, Persist, Task};
 
-/// Pairs and a decoder with a head for scores, which is the last parameter.
+/// Pairs, and a learner whose last parameter is a head for scores.
 pub struct RmTask {
-    decoder: Decoder,
-    params: ParamSet,
-    grads: GradSet,
+    learner: Learner,
     train: Vec<PreferencePair>,
     eval: Vec<Vec<PreferencePair>>,
-    planner: EpochPlanner,
-    persist: Box<dyn Persist>,
     centring: f64,
     pad: Option<u32>,
-    seed: u64,
 }
 
 /// Where each sequence of a batch is scored: at its last token that is not `pad`, which is where
@@ -51,124 +42,83 @@ pub fn scored_positions(batch: &TokenBatch, pad: Option<u32>) -> Vec<u32> {
     batch.bounds.windows(2).map(last).collect()
 }
 
-impl RmTask {
-    fn head(&self) -> usize {
-        self.params.params.len() - 1
-    }
+/// Index of the head among the parameters.
+fn head(params: &ParamSet) -> usize {
+    params.params.len() - 1
+}
 
-    /// Sums over scored pairs, and the derivative of each reward (better ones, then worse ones).
-    fn judge(&self, pairs: &[&PreferencePair], rewards: &[f32]) -> (StepSums, Vec<f64>) {
-        let n = pairs.len();
-        let mut total = StepSums { weight_sum: n as f64, ..StepSums::default() };
-        total.num_tokens = pairs.iter().map(|p| p.tokens() as u64).sum();
-        let mut derivatives = vec![0.0; 2 * n];
-        for (i, item) in pairs.iter().enumerate() {
-            let pair = RewardPair {
-                chosen: f64::from(rewards[i]),
-                rejected: f64::from(rewards[n + i]),
-                margin: item.margin.unwrap_or(0.0),
-            };
-            let loss;
-            (loss, derivatives[i], derivatives[n + i]) = pair.loss(self.centring);
-            total.loss_sum += loss;
-            total.metric("accuracy", f64::from(u8::from(pair.chosen > pair.rejected)));
-            total.metric("margin", pair.chosen - pair.rejected);
-        }
-        let all = || rewards.iter().map(|&r| f64::from(r));
-        total.metric("min_reward", all().fold(f64::INFINITY, f64::min));
-        total.metric("mean_reward", all().sum::<f64>() / rewards.len().max(1) as f64);
-        total.metric("max_reward", all().fold(f64::NEG_INFINITY, f64::max));
-        (total, derivatives)
+/// Sums over scored pairs, and the derivative of each reward (better ones, then worse ones).
+fn judge(centring: f64, pairs: &[&PreferencePair], rewards: &[f32]) -> (StepSums, Vec<f64>) {
+    let n = pairs.len();
+    let mut total = StepSums { weight_sum: n as f64, ..StepSums::default() };
+    total.num_tokens = pairs.iter().map(|p| p.tokens() as u64).sum();
+    let mut derivatives = vec![0.0; 2 * n];
+    for (i, item) in pairs.iter().enumerate() {
+        let pair = RewardPair {
+            chosen: f64::from(rewards[i]),
+            rejected: f64::from(rewards[n + i]),
+            margin: item.margin.unwrap_or(0.0),
+        };
+        let loss;
+        (loss, derivatives[i], derivatives[n + i]) = pair.loss(centring);
+        total.loss_sum += loss;
+        total.metric("accuracy", f64::from(u8::from(pair.chosen > pair.rejected)));
+        total.metric("margin", pair.chosen - pair.rejected);
     }
-
-    fn rewards(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        let normed =
-            self.decoder.hidden_at(&self.params, batch, scored_positions(batch, self.pad))?;
-        let head = &self.params.params[self.head()].tensor;
-        Ok(score_head::forward(self.decoder.exec(), head, &normed)?)
-    }
+    let all = || rewards.iter().map(|&r| f64::from(r));
+    total.metric("min_reward", all().fold(f64::INFINITY, f64::min));
+    total.metric("mean_reward", all().sum::<f64>() / rewards.len().max(1) as f64);
+    total.metric("max_reward", all().fold(f64::NEG_INFINITY, f64::max));
+    (total, derivatives)
 }
 
 impl Task for RmTask {
-    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>> {
-        (self.planner)(epoch)
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
     }
 
     fn loss_weight(&self, batch: &[u32]) -> f64 {
         batch.len() as f64
     }
 
-    fn flos_per_token(&self) -> f64 {
-        let weights = num_parameters(&self.decoder.spec) as f64;
-        match self.decoder.trained {
-            Trained::Full(_) => 6.0 * weights,
-            _ => 4.0 * weights,
-        }
-    }
-
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
         let pairs: Vec<&PreferencePair> = batch.iter().map(|&i| &self.train[i as usize]).collect();
         let batch = PreferencePair::laid_out(&pairs);
-        let key = Some(dropout_key(self.seed, at.global_step, at.micro_step));
+        let key = self.learner.dropout_key(at);
         let last = scored_positions(&batch, self.pad);
-        let kept = self.decoder.forward_at(&self.params, &batch, last, key)?;
-        let exec = self.decoder.exec();
-        let index = self.head();
-        let head = &self.params.params[index].tensor;
-        let rewards = score_head::forward(exec, head, &kept.normed)?;
-        let (total, derivatives) = self.judge(&pairs, &rewards);
+        let Learner { decoder, params, grads, .. } = &mut self.learner;
+        let kept = decoder.forward_at(params, &batch, last, key)?;
+        let index = head(params);
+        let head = &params.params[index].tensor;
+        let rewards = score_head::forward(decoder.exec(), head, &kept.normed)?;
+        let (total, derivatives) = judge(self.centring, &pairs, &rewards);
         let dvalues: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
-        let (dnormed, dhead) = score_head::backward(exec, head, &kept.normed, &dvalues)?;
-        self.grads.add(index, dhead)?;
-        self.decoder.backward_at(&self.params, &batch, kept, &dnormed, &mut self.grads)?;
+        let (dnormed, dhead) = score_head::backward(decoder.exec(), head, &kept.normed, &dvalues)?;
+        grads.add(index, dhead)?;
+        decoder.backward_at(params, &batch, kept, &dnormed, grads)?;
         Ok(total)
     }
 
-    fn params(&self) -> &ParamSet {
-        &self.params
-    }
-
-    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet) {
-        (&mut self.params, &mut self.grads)
-    }
-
-    fn params_changed(&mut self) -> Result<()> {
-        self.decoder.relink(&self.params);
-        Ok(())
-    }
-
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
-        if self.eval.is_empty() {
-            return Ok(None);
-        }
-        let mut total = EvalSums::default();
-        for pairs in &self.eval {
-            if interrupted() {
-                return Ok(None);
-            }
+        let Learner { decoder, params, .. } = &self.learner;
+        evaluate_batches(&self.eval, interrupted, |pairs| {
             let pairs: Vec<&PreferencePair> = pairs.iter().collect();
-            let rewards = self.rewards(&PreferencePair::laid_out(&pairs))?;
-            let (mut judged, _) = self.judge(&pairs, &rewards);
+            let batch = PreferencePair::laid_out(&pairs);
+            let normed = decoder.hidden_at(params, &batch, scored_positions(&batch, self.pad))?;
+            let head = &params.params[head(params)].tensor;
+            let rewards = score_head::forward(decoder.exec(), head, &normed)?;
+            let (mut judged, _) = judge(self.centring, &pairs, &rewards);
             for i in 0..pairs.len() {
                 let gap = f64::from(rewards[i]) - f64::from(rewards[pairs.len() + i]);
                 judged.metric("mse", gap * gap);
                 judged.metric("mae", gap.abs());
             }
-            total.sums.add(&judged);
-            total.num_examples += pairs.len() as u64;
-            total.num_batches += 1;
-        }
-        Ok(Some(total))
-    }
-
-    fn save(&self, dir: &Path) -> Result<()> {
-        self.persist.save(&self.decoder, &self.params, dir)
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        self.persist.load(&mut self.params, dir)?;
-        self.decoder.relink(&self.params);
-        Ok(())
+            Ok(judged)
+        })
     }
 
     fn describe_batch(&self, batch: &[u32]) -> String {
@@ -267,17 +217,13 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
     };
     let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
     let identity = setup::identity(config, &inputs.manifest);
+    let learner = Learner::new(decoder, params, planner, persist, config.training.seed);
     let task = RmTask {
-        grads: GradSet::new(params.params.len()),
-        decoder,
-        params,
+        learner,
         train: inputs.train.examples,
         eval: setup::eval_batches(config, inputs.eval),
-        planner,
-        persist,
         centring: settings.center_rewards_coefficient,
         pad: inputs.model_config.as_reward_model().pad_token_id,
-        seed: config.training.seed,
     };
     Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
-use super::causal_task::{EpochPlanner, Persist};
 use super::dataset::{self, Dataset, Item, Part, Pipeline};
 use super::persist::{AdapterFiles, ModelFiles};
 use crate::adapter::peft::{LoraConfig, TargetModules, TaskType};
@@ -23,7 +22,7 @@ use crate::ops::head::CHUNK_BYTES;
 use crate::run::card::{self, Card};
 use crate::run::manifest::{Manifest, UsedPlugin, hash_files};
 use crate::run::progress::Progress;
-use crate::run::{Outcome, RunError, Task, Trainer};
+use crate::run::{EpochPlanner, Outcome, Persist, RunError, Task, Trainer};
 use crate::text::TextTokenizer;
 use crate::text::pack::Plan;
 
@@ -119,7 +118,7 @@ impl<'a, T: Task> Prepared<'a, T> {
         let outcome = trainer.run()?;
         let mut metrics = BTreeMap::new();
         if outcome == Outcome::Finished {
-            trainer.task.save(dir)?;
+            trainer.task.learner().save(dir)?;
             manifest.write(dir)?;
             metrics = std::fs::read(dir.join("all_results.json"))
                 .ok()

@@ -15,6 +15,7 @@ pub struct Encoded {
 }
 
 /// How texts become sequences.
+#[derive(Clone, Copy)]
 pub struct Encoder<'a> {
     /// The tokenizer.
     pub tokenizer: &'a TextTokenizer,

@@ -138,6 +138,16 @@ impl TextTokenizer {
         self.inner.get_vocab(true).values().copied().max().unwrap_or(0)
     }
 
+    /// A token that another tokenizer gives another id, or does not have; `None`: both give every
+    /// token the same id.
+    pub fn differs_from(&self, other: &Self) -> Option<String> {
+        let (own, theirs) = (self.inner.get_vocab(true), other.inner.get_vocab(true));
+        let differs = |(token, id): &(&String, &u32)| theirs.get(*token) != Some(*id);
+        let least = own.iter().filter(differs).min_by_key(|(_, id)| **id);
+        let more = theirs.keys().filter(|token| !own.contains_key(*token)).min();
+        least.map(|(token, _)| token.clone()).or_else(|| more.cloned())
+    }
+
     /// Checks that every id has a row in the model's embedding.
     ///
     /// # Errors

@@ -265,6 +265,10 @@ const SAMPLED: &[Setting] = &[
         &[],
         "completions generated at a time; fewer need less memory",
     ),
+];
+
+/// Settings of all stages that judge what they sampled.
+const JUDGED: &[Setting] = &[
     row(
         REWARDS,
         "reward_model_name_or_path",
@@ -439,6 +443,52 @@ const PPO_OWN: &[Setting] = &[
     ),
 ];
 
+const DISTILLATION: &str = "Distillation";
+
+const DISTILL_OWN: &[Setting] = &[
+    row(
+        DISTILLATION,
+        "teacher_model_name_or_path",
+        Kind::Path,
+        "",
+        &["teacher_model", "teacher_model_path"],
+        "folder of the teacher, a model with the same tokenizer",
+    ),
+    row(
+        DISTILLATION,
+        "beta",
+        Kind::Float(0.0, 1.0),
+        "0.5",
+        &[],
+        "from KL(teacher, student) at 0, which covers all that the teacher says, to KL(student, \
+         teacher) at 1, which avoids what it would not say",
+    ),
+    row(
+        DISTILLATION,
+        "lmbda",
+        Kind::Float(0.0, 1.0),
+        "1.0",
+        &["on_policy_share"],
+        "share of the updates made with the student's own answers; the others use the data's",
+    ),
+    row(
+        DISTILLATION,
+        "seq_kd",
+        Kind::Bool,
+        "False",
+        &[],
+        "let the teacher answer in the other updates, and not the data",
+    ),
+    row(
+        DISTILLATION,
+        "distill_temperature",
+        Kind::Float(POSITIVE, 100.0),
+        "1.0",
+        &[],
+        "temperature of both distributions that are compared",
+    ),
+];
+
 /// Dropout would make the policy another one than the one that sampled.
 const GRPO_DEFAULTS: &[(&str, &str)] = &[
     ("learning_rate", "5e-7"),
@@ -451,6 +501,13 @@ const GRPO_DEFAULTS: &[(&str, &str)] = &[
 ];
 const RLOO_DEFAULTS: &[(&str, &str)] = &[
     ("learning_rate", "1e-6"),
+    ("lora_dropout", "0"),
+    ("weight_decay", "0"),
+    ("num_train_epochs", "1"),
+];
+const DISTILL_DEFAULTS: &[(&str, &str)] = &[
+    ("learning_rate", "1e-4"),
+    ("lr_scheduler_type", "cosine"),
     ("lora_dropout", "0"),
     ("weight_decay", "0"),
     ("num_train_epochs", "1"),
@@ -496,8 +553,9 @@ pub fn of(stage: Stage) -> &'static [Setting] {
         Stage::Orpo => derived(SEQUENCES, PAIR_DEFAULTS, &[ORPO_OWN]),
         Stage::Simpo => derived(SEQUENCES, PAIR_DEFAULTS, &[SIMPO_OWN]),
         Stage::Kto => derived(SEQUENCES, PAIR_DEFAULTS, &[KTO_OWN]),
-        Stage::Grpo => derived(SEQUENCES, GRPO_DEFAULTS, &[SAMPLED, GRPO_OWN]),
-        Stage::Rloo => derived(SEQUENCES, RLOO_DEFAULTS, &[SAMPLED, RLOO_OWN]),
-        Stage::Ppo => derived(SEQUENCES, PPO_DEFAULTS, &[SAMPLED, PPO_OWN]),
+        Stage::Grpo => derived(SEQUENCES, GRPO_DEFAULTS, &[SAMPLED, JUDGED, GRPO_OWN]),
+        Stage::Rloo => derived(SEQUENCES, RLOO_DEFAULTS, &[SAMPLED, JUDGED, RLOO_OWN]),
+        Stage::Distill => derived(SEQUENCES, DISTILL_DEFAULTS, &[SAMPLED, DISTILL_OWN]),
+        Stage::Ppo => derived(SEQUENCES, PPO_DEFAULTS, &[SAMPLED, JUDGED, PPO_OWN]),
     })
 }

@@ -172,3 +172,46 @@ fn losses_and_derivatives_are_pytorchs() {
         assert!((total - number(&case["loss"])).abs() < 1e-6, "{kind} {level:?}: {total}");
     }
 }
+
+#[test]
+fn values_and_their_loss_are_pytorchs() {
+    let text = include_str!("../../../../tests/golden/ppo_values.json");
+    let golden: serde_json::Value = serde_json::from_str(text).unwrap();
+    let number = |name: &str| golden[name].as_f64().unwrap();
+    let rows =
+        |name: &str| -> Vec<Vec<f64>> { serde_json::from_value(golden[name].clone()).unwrap() };
+    let close = |got: &[Vec<f64>], name: &str| {
+        for (got, want) in got.iter().flatten().zip(rows(name).iter().flatten()) {
+            assert!((got - want).abs() < 1e-6, "{name}: {got} is not {want}");
+        }
+    };
+    let (rewards, values) = (rows("rewards"), rows("values"));
+    let (mut advantages, mut returns) = (Vec::new(), Vec::new());
+    for (rewards, values) in rewards.iter().zip(&values) {
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        let (gamma, lambda) = (number("gamma"), number("lam"));
+        let (own, targets) = generalised_advantages(rewards, &values, gamma, lambda);
+        advantages.push(own);
+        returns.push(targets);
+    }
+    close(&advantages, "advantages");
+    close(&returns, "returns");
+    let mut in_place = rewards;
+    whiten(&mut in_place, false);
+    close(&in_place, "whitened_in_place");
+    whiten(&mut advantages, true);
+    close(&advantages, "whitened");
+    let new = rows("new_values");
+    let count = new.iter().flatten().count() as f64;
+    let (mut loss, mut derivatives) = (0.0, Vec::new());
+    for ((new, old), target) in new.iter().zip(&values).zip(&rows("returns")) {
+        let each = new.iter().zip(old).zip(target);
+        let judged: Vec<(f64, f64)> = each
+            .map(|((&v, &old), &target)| value_loss(v, old, target, number("cliprange_value")))
+            .collect();
+        loss += judged.iter().map(|j| j.0).sum::<f64>() / count;
+        derivatives.push(judged.iter().map(|j| j.1 / count).collect());
+    }
+    assert!((loss - number("value_loss")).abs() < 1e-7);
+    close(&derivatives, "dvalues");
+}

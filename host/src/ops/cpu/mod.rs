@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod bf16;
+pub mod divergence;
 pub mod gemm;
 pub mod head;
 pub mod math;

@@ -13,8 +13,7 @@ use crate::error::Result;
 use crate::model::reader::SafetensorsFile;
 use crate::model::save::{Entry, write_safetensors};
 use crate::model::{Decoder, HfConfig, NamedTensor, ParamSet};
-use crate::run::RunError;
-use crate::stage::causal_task::Persist;
+use crate::run::{Learner, Persist, RunError};
 use crate::stage::chat::stop_ids;
 use crate::stage::dataset::load_plugin;
 use crate::stage::reference::{self, Reference};
@@ -105,10 +104,10 @@ pub fn prepare<'a>(
     }
     let prompts = &inputs.train.examples;
     let (batch, longest) =
-        (config.training.per_device_train_batch_size, settings.max_completion_length);
+        (config.training.per_device_train_batch_size, settings.sampling.max_completion_length);
     let lengths: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
     let most = lengths.iter().max().copied().unwrap_or(0) + longest;
-    let slots = settings.generation_batch_size;
+    let slots = settings.sampling.generation_batch_size;
     let cache = crate::model::cache::bytes(&decoder, slots, most);
     let dtype = setup::dtype(config);
     let sizes = Sizes {
@@ -138,22 +137,19 @@ pub fn prepare<'a>(
         shuffle: args.shuffle,
         seed: args.seed,
     };
+    let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
     let task = PolicyTask::new(Parts {
         stage: config.stage,
         stop_ids: stop_ids(model_config, &inputs.tokenizer),
-        decoder,
-        params,
+        learner: Learner::new(decoder, params, planner, persist, args.seed),
         value_head,
         reference,
         rewards,
         tokenizer: inputs.tokenizer.clone(),
         prompts: inputs.train.examples,
         eval: inputs.eval.map_or_else(Vec::new, |e| e.examples),
-        planner: Box::new(move |epoch| plan.epoch(&lengths, epoch)),
         batch_size: batch,
-        persist,
         output_dir: args.output_dir.clone(),
-        seed: args.seed,
         settings,
     });
     Ok(Prepared { config, task, identity, manifest: inputs.manifest, lock: inputs.lock, summary })

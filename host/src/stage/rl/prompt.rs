@@ -1,7 +1,7 @@
 //! What the policy is asked: a prompt, and what a reward needs to judge the answer.
 
-use crate::data::{Conversation, Example, Provenance};
-use crate::stage::dataset::Item;
+use crate::data::{Conversation, Example, Message, Provenance};
+use crate::stage::dataset::{Item, Rendering, ToRender};
 use crate::text::Encoded;
 
 /// See the module.
@@ -19,15 +19,14 @@ pub struct Prompt {
     pub provenance: Provenance,
 }
 
-/// The turns before the answer, with the answer, if there is one.
-fn split(conversation: &Conversation) -> Option<(Conversation, Option<String>)> {
+/// The turns up to the last user's or tool's, and those behind it; none where there is no such
+/// turn.
+pub fn split(conversation: &Conversation) -> Option<(Conversation, &[Message])> {
     let messages = &conversation.messages;
     let asked = messages.iter().rposition(|m| m.role == "user" || m.role == "tool")?;
-    let answer = messages.get(asked + 1).filter(|m| m.role == "assistant");
-    let answer = answer.map(|m| m.content.clone()).filter(|text| !text.is_empty());
     let prompt =
         Conversation { messages: messages[..=asked].to_vec(), tools: conversation.tools.clone() };
-    Some((prompt, answer))
+    Some((prompt, &messages[asked + 1..]))
 }
 
 impl Prompt {
@@ -39,6 +38,8 @@ impl Prompt {
             }
             Example::Conversation(conversation) => {
                 let (prompt, answer) = split(conversation)?;
+                let answer = answer.first().filter(|m| m.role == "assistant");
+                let answer = answer.map(|m| m.content.clone()).filter(|text| !text.is_empty());
                 (prompt, answer, None)
             }
             _ => return None,
@@ -48,13 +49,11 @@ impl Prompt {
 }
 
 impl Item for Prompt {
-    const TO_CONTINUE: bool = true;
-
-    fn conversations(example: &Example) -> Result<Vec<Conversation>, String> {
+    fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         match example {
-            Example::Prompt { prompt, .. } => Ok(vec![prompt.clone()]),
+            Example::Prompt { prompt, .. } => Ok(vec![(prompt.clone(), Rendering::ToContinue)]),
             Example::Conversation(conversation) => match split(conversation) {
-                Some((prompt, _)) => Ok(vec![prompt]),
+                Some((prompt, _)) => Ok(vec![(prompt, Rendering::ToContinue)]),
                 None => Err("has no user's turn to answer".into()),
             },
             _ => Err("is no prompt; use a formatter that makes prompts or conversations, such as \

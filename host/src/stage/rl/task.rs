@@ -16,18 +16,17 @@ use crate::config::{PolicyLoss, RatioLevel, Reinforcement, Stage};
 use crate::error::Result;
 use crate::fs;
 use crate::model::generate::{Generation, Request, SamplingOptions};
-use crate::model::memory::num_parameters;
 use crate::model::save::write_json;
-use crate::model::{Decoder, GradSet, ParamSet, Scored, TokenBatch, Trained, score_head};
+use crate::model::{Scored, TokenBatch, score_head};
 use crate::objective::policy::{
     ClippedLoss, Sequence, denominator_share, token_weight, value_loss,
 };
 use crate::objective::{StepSums, add_metrics};
 use crate::ops::head::Scores;
 use crate::run::task::{Update, name_rows};
-use crate::run::{EvalSums, MicroStep, RunError, Task};
-use crate::stage::causal_task::{EpochPlanner, Persist};
+use crate::run::{EvalSums, Learner, MicroStep, RunError, Task};
 use crate::stage::reference::Reference;
+use crate::stage::sampling;
 use crate::text::{IGNORE_INDEX, TextTokenizer};
 
 /// What a checkpoint keeps beside parameters and optimiser.
@@ -37,8 +36,7 @@ const STATE: &str = "rollout.json";
 pub(super) struct Parts {
     pub stage: Stage,
     pub settings: Reinforcement,
-    pub decoder: Decoder,
-    pub params: ParamSet,
+    pub learner: Learner,
     /// Index of PPO's value head among the parameters.
     pub value_head: Option<usize>,
     pub reference: Option<Reference>,
@@ -47,12 +45,8 @@ pub(super) struct Parts {
     pub stop_ids: Vec<u32>,
     pub prompts: Vec<Prompt>,
     pub eval: Vec<Prompt>,
-    /// Prompts of each generation.
-    pub planner: EpochPlanner,
     pub batch_size: usize,
-    pub persist: Box<dyn Persist>,
     pub output_dir: PathBuf,
-    pub seed: u64,
 }
 
 /// What changes beside the parameters, and must be there again when a run is resumed.
@@ -67,7 +61,6 @@ struct State {
 /// See the module.
 pub struct PolicyTask {
     parts: Parts,
-    grads: GradSet,
     samples: Samples,
     /// Weight of the divergence now.
     beta: f64,
@@ -82,7 +75,6 @@ impl PolicyTask {
     /// A task that has sampled nothing yet.
     pub(super) fn new(parts: Parts) -> Self {
         Self {
-            grads: GradSet::new(parts.params.params.len()),
             samples: Samples::default(),
             beta: parts.settings.beta,
             alarms: Alarms::default(),
@@ -116,16 +108,8 @@ impl PolicyTask {
     }
 
     fn options(&self, seed: u64, greedy: bool) -> SamplingOptions {
-        let s = &self.parts.settings;
-        SamplingOptions {
-            temperature: if greedy { 0.0 } else { s.temperature },
-            top_p: s.top_p,
-            top_k: s.top_k,
-            repetition_penalty: s.repetition_penalty as f32,
-            max_new_tokens: s.max_completion_length,
-            stop_ids: self.parts.stop_ids.clone(),
-            seed,
-        }
+        let stop_ids = self.parts.stop_ids.clone();
+        sampling::options(&self.parts.settings.sampling, stop_ids, seed, greedy)
     }
 
     fn text(&self, generation: &Generation) -> Result<String> {
@@ -137,7 +121,12 @@ impl PolicyTask {
         let s = &self.parts.settings;
         match s.level {
             RatioLevel::Sum => 1.0,
-            _ => token_weight(s.loss, sample.num_trained(), batch_tokens, s.max_completion_length),
+            _ => token_weight(
+                s.loss,
+                sample.num_trained(),
+                batch_tokens,
+                s.sampling.max_completion_length,
+            ),
         }
     }
 
@@ -217,8 +206,9 @@ impl PolicyTask {
         let (Some(index), Some(ppo)) = (self.parts.value_head, &self.parts.settings.ppo) else {
             return Ok(None);
         };
-        let exec = self.parts.decoder.exec();
-        let head = &self.parts.params.params[index].tensor;
+        let Learner { decoder, params, grads, .. } = &mut self.parts.learner;
+        let exec = decoder.exec();
+        let head = &params.params[index].tensor;
         let values = score_head::forward(exec, head, scored.normed())?;
         let mut dvalues = Vec::with_capacity(values.len());
         let (mut sum, mut clipped) = (0.0, 0.0);
@@ -242,20 +232,24 @@ impl PolicyTask {
         total.metric("val/clipfrac_avg", clipped / n);
         total.loss_sum += ppo.vf_coef * sum;
         let (dnormed, dhead) = score_head::backward(exec, head, scored.normed(), &dvalues)?;
-        self.grads.add(index, dhead)?;
+        grads.add(index, dhead)?;
         Ok(Some(dnormed))
     }
 }
 
 impl Task for PolicyTask {
-    fn plan_epoch(&self, epoch: u64) -> Vec<Vec<u32>> {
-        self.plan_updates(epoch, 1).concat()
+    fn learner(&self) -> &Learner {
+        &self.parts.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.parts.learner
     }
 
     fn plan_updates(&self, epoch: u64, _: usize) -> Vec<Update> {
         let size = self.parts.settings.num_generations as u32;
         let mut updates = Vec::new();
-        for prompts in (self.parts.planner)(epoch) {
+        for prompts in self.parts.learner.plan(epoch) {
             let elements: Vec<u32> =
                 prompts.iter().flat_map(|p| p * size..(p + 1) * size).collect();
             let update: Update =
@@ -298,19 +292,14 @@ impl Task for PolicyTask {
         batch.iter().map(|e| denominator_share(s.loss, of(e))).sum()
     }
 
-    fn flos_per_token(&self) -> f64 {
-        let weights = num_parameters(&self.parts.decoder.spec) as f64;
-        let scored = if self.parts.reference.is_some() { 2.0 } else { 0.0 };
-        match self.parts.decoder.trained {
-            Trained::Full(_) => (6.0 + scored) * weights,
-            _ => (4.0 + scored) * weights,
-        }
+    fn extra_forwards(&self) -> f64 {
+        f64::from(u8::from(self.parts.reference.is_some()))
     }
 
     fn accumulate(&mut self, elements: &[u32], at: MicroStep) -> Result<StepSums> {
         let batch = self.batch(elements);
-        let (decoder, params) = (&self.parts.decoder, &self.parts.params);
-        let temperature = self.parts.settings.temperature;
+        let Learner { decoder, params, .. } = &self.parts.learner;
+        let temperature = self.parts.settings.sampling.temperature;
         let mut total = StepSums { num_tokens: batch.len() as u64, ..StepSums::default() };
         add_metrics(&mut total.metrics, &std::mem::take(&mut self.metrics));
         let forward = decoder.forward_scored(params, &batch, None, temperature)?;
@@ -322,28 +311,9 @@ impl Task for PolicyTask {
         let derivatives = self.clipped(elements, &scores, &mut total);
         let dnormed = self.values(elements, &scored, at.denominator, &mut total)?;
         let dlogprobs: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
-        self.parts.decoder.backward_scored(
-            &self.parts.params,
-            &batch,
-            scored,
-            &dlogprobs,
-            dnormed.as_ref(),
-            &mut self.grads,
-        )?;
+        let Learner { decoder, params, grads, .. } = &mut self.parts.learner;
+        decoder.backward_scored(params, &batch, scored, &dlogprobs, dnormed.as_ref(), grads)?;
         Ok(total)
-    }
-
-    fn params(&self) -> &ParamSet {
-        &self.parts.params
-    }
-
-    fn params_and_grads(&mut self) -> (&mut ParamSet, &mut GradSet) {
-        (&mut self.parts.params, &mut self.grads)
-    }
-
-    fn params_changed(&mut self) -> Result<()> {
-        self.parts.decoder.relink(&self.parts.params);
-        Ok(())
     }
 
     /// The most likely answer to every validation prompt, judged.
@@ -357,11 +327,11 @@ impl Task for PolicyTask {
             .enumerate()
             .map(|(i, p)| Request { prompt: &p.ids, row: i as u64 })
             .collect();
-        let answered = self.parts.decoder.generate_batch(
-            &self.parts.params,
+        let answered = self.parts.learner.decoder.generate_batch(
+            &self.parts.learner.params,
             &requests,
-            &self.options(self.parts.seed, true),
-            self.parts.settings.generation_batch_size,
+            &self.options(self.parts.learner.seed(), true),
+            self.parts.settings.sampling.generation_batch_size,
             |_, _| true,
             interrupted,
         )?;
@@ -384,16 +354,6 @@ impl Task for PolicyTask {
             sums.metric("completions/clipped_ratio", clipped);
         }
         Ok(Some(EvalSums { sums, num_examples: eval.len() as u64, num_batches: 1 }))
-    }
-
-    fn save(&self, dir: &Path) -> Result<()> {
-        self.parts.persist.save(&self.parts.decoder, &self.parts.params, dir)
-    }
-
-    fn load(&mut self, dir: &Path) -> Result<()> {
-        self.parts.persist.load(&mut self.parts.params, dir)?;
-        self.parts.decoder.relink(&self.parts.params);
-        Ok(())
     }
 
     fn save_state(&self, dir: &Path) -> Result<()> {

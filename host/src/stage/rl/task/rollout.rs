@@ -42,16 +42,16 @@ impl PolicyTask {
         interrupted: &dyn Fn() -> bool,
     ) -> Result<bool> {
         let elements: Vec<u32> = update.concat();
-        let seed = mix64(self.parts.seed ^ mix64(generation ^ 0x5A3D_1E00_0000_0001));
+        let seed = mix64(self.parts.learner.seed() ^ mix64(generation ^ 0x5A3D_1E00_0000_0001));
         let requests: Vec<Request<'_>> = elements
             .iter()
             .map(|&e| Request { prompt: &self.prompt_of(e).ids, row: e.into() })
             .collect();
-        let sampled = self.parts.decoder.generate_batch(
-            &self.parts.params,
+        let sampled = self.parts.learner.decoder.generate_batch(
+            &self.parts.learner.params,
             &requests,
             &self.options(seed, false),
-            self.parts.settings.generation_batch_size,
+            self.parts.settings.sampling.generation_batch_size,
             |_, _| true,
             interrupted,
         )?;
@@ -96,7 +96,7 @@ impl PolicyTask {
     /// as they will be trained, so that the first ratios are 1 to the bit.
     fn score_beforehand(&mut self, update: &[Vec<u32>]) -> Result<()> {
         let s = &self.parts.settings;
-        let temperature = s.temperature;
+        let temperature = s.sampling.temperature;
         let own = s.num_iterations > 1 || self.parts.stage != Stage::Grpo;
         for elements in update {
             let batch = self.batch(elements);
@@ -104,17 +104,19 @@ impl PolicyTask {
             let elements: Vec<u32> = elements.iter().filter(trained).copied().collect();
             let mut parts: [Option<Vec<f32>>; 3] = [None, None, None];
             if own {
-                let decoder = &self.parts.decoder;
-                let scored = decoder.score_with_states(&self.parts.params, &batch, temperature)?;
+                let decoder = &self.parts.learner.decoder;
+                let scored =
+                    decoder.score_with_states(&self.parts.learner.params, &batch, temperature)?;
                 let Some((scored, states)) = scored else { continue };
                 if let Some(index) = self.parts.value_head {
-                    let head = &self.parts.params.params[index].tensor;
+                    let head = &self.parts.learner.params.params[index].tensor;
                     parts[2] = Some(score_head::forward(decoder.exec(), head, &states)?);
                 }
                 parts[0] = Some(scored.scores.logprobs);
             }
             if let Some(reference) = &self.parts.reference {
-                let scored = reference.score(&mut self.parts.decoder, &batch, temperature)?;
+                let scored =
+                    reference.score(&mut self.parts.learner.decoder, &batch, temperature)?;
                 parts[1] = Some(scored.scores.logprobs);
             }
             let [old, reference, values] = parts;

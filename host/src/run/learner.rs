@@ -1,0 +1,141 @@
+//! What every stage trains: a decoder with its trained part, the gradients, the plan of
+//! micro-batches, and how all of it becomes files.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::model::decoder::{Decoder, dropout_key};
+use crate::model::memory::num_parameters;
+use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
+use crate::run::{EvalSums, MicroStep};
+
+/// How the micro-batches of an epoch are made: lists of example indices, a pure function of the
+/// seed and the epoch.
+pub type EpochPlanner = Box<dyn Fn(u64) -> Vec<Vec<u32>>>;
+
+/// How the trained parameters are written into, and read back from, a folder.
+pub trait Persist {
+    /// Writes the model (adapter or full) and the tokenizer files.
+    fn save(&self, decoder: &Decoder, params: &ParamSet, dir: &Path) -> Result<()>;
+
+    /// Reads the parameters back to the bit.
+    fn load(&self, params: &mut ParamSet, dir: &Path) -> Result<()>;
+}
+
+/// See the module.
+pub struct Learner {
+    /// The decoder, its trained part attached.
+    pub decoder: Decoder,
+    /// The parameters being trained.
+    pub params: ParamSet,
+    /// Their gradients, summed over an update.
+    pub grads: GradSet,
+    planner: EpochPlanner,
+    persist: Box<dyn Persist>,
+    seed: u64,
+}
+
+impl Learner {
+    /// A learner without gradients. `seed` is of everything random.
+    pub fn new(
+        decoder: Decoder,
+        params: ParamSet,
+        planner: EpochPlanner,
+        persist: Box<dyn Persist>,
+        seed: u64,
+    ) -> Self {
+        let grads = GradSet::new(params.params.len());
+        Self { decoder, params, grads, planner, persist, seed }
+    }
+
+    /// The micro-batches of an epoch.
+    pub fn plan(&self, epoch: u64) -> Vec<Vec<u32>> {
+        (self.planner)(epoch)
+    }
+
+    /// The run's seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The key of a micro-batch's dropout.
+    pub fn dropout_key(&self, at: MicroStep) -> Option<u64> {
+        Some(dropout_key(self.seed, at.global_step, at.micro_step))
+    }
+
+    /// Makes the decoder use the parameters as they are now.
+    pub fn relink(&mut self) {
+        self.decoder.relink(&self.params);
+    }
+
+    /// Writes the model (adapter or full) and tokenizer files into `dir`.
+    ///
+    /// # Errors
+    /// A full disk and the like.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        self.persist.save(&self.decoder, &self.params, dir)
+    }
+
+    /// Reads the trained parameters back, to the bit, from what [`Learner::save`] wrote.
+    ///
+    /// # Errors
+    /// Files that are absent or of another shape.
+    pub fn load(&mut self, dir: &Path) -> Result<()> {
+        self.persist.load(&mut self.params, dir)?;
+        self.relink();
+        Ok(())
+    }
+
+    /// Floating-point operations of one token's forward and backward, estimated: a product costs
+    /// two per weight in the forward and two for the input's gradient; the weight's own gradient,
+    /// where it is trained, two more. `extra_forwards` are made beside.
+    pub fn flos_per_token(&self, extra_forwards: f64) -> f64 {
+        let passes = match self.decoder.trained {
+            Trained::Full(_) => 6.0,
+            _ => 4.0,
+        };
+        (passes + 2.0 * extra_forwards) * num_parameters(&self.decoder.spec) as f64
+    }
+
+    /// Forward, the derivatives that `judge` finds by the log-probabilities, and backward of a
+    /// micro-batch.
+    ///
+    /// # Errors
+    /// A failing tensor operation.
+    pub fn accumulate_scored<S: Default>(
+        &mut self,
+        batch: &TokenBatch,
+        at: MicroStep,
+        judge: impl FnOnce(&crate::ops::head::Scores) -> (S, Vec<f64>),
+    ) -> Result<S> {
+        let key = self.dropout_key(at);
+        let forward = self.decoder.forward_scored(&self.params, batch, key, 1.0)?;
+        let Some((scores, scored)) = forward else { return Ok(S::default()) };
+        let (sums, derivatives) = judge(&scores);
+        let dlogprobs: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
+        let (params, grads) = (&self.params, &mut self.grads);
+        self.decoder.backward_scored(params, batch, scored, &dlogprobs, None, grads)?;
+        Ok(sums)
+    }
+}
+
+/// Sums over batches of a validation set; `None` when there are none, or `interrupted` said so.
+///
+/// # Errors
+/// Those of `score`.
+pub fn evaluate_batches<T>(
+    batches: &[Vec<T>],
+    interrupted: &dyn Fn() -> bool,
+    mut score: impl FnMut(&[T]) -> Result<crate::objective::StepSums>,
+) -> Result<Option<EvalSums>> {
+    let mut total = EvalSums::default();
+    for batch in batches {
+        if interrupted() {
+            return Ok(None);
+        }
+        total.sums.add(&score(batch)?);
+        total.num_examples += batch.len() as u64;
+        total.num_batches += 1;
+    }
+    Ok((total.num_batches > 0).then_some(total))
+}
