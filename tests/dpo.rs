@@ -79,6 +79,8 @@ fn ten_updates_follow_trl_for_every_loss() {
                 ("rewards/accuracies", 0.0, 1e-9),
                 ("logps/chosen", 1e-3, 1e-3),
                 ("logps/rejected", 1e-3, 1e-3),
+                ("logits/chosen", 1e-3, 1e-3),
+                ("logits/rejected", 1e-3, 1e-3),
             ] {
                 let got = row[key].as_f64().unwrap();
                 let want = expected[loss][key][i].as_f64().unwrap();

@@ -79,7 +79,7 @@ def main():
         trainer = InOrder(model=model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
         trainer.train()
         log = [r for r in trainer.state.log_history if "loss" in r]
-        keys = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+        keys = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected")
         expected[loss] = {k: [float(r[k]) for r in log] for k in keys}
         shutil.rmtree(scratch)
         print(loss, expected[loss]["loss"])

@@ -75,7 +75,7 @@ def main():
         made.train()
         log = [r for r in made.state.log_history if "loss" in r]
         wanted = ("loss", "grad_norm", "kl", "nll_loss", "log_odds_chosen", "log_odds_ratio")
-        keys = sorted({k for r in log for k in r if k in wanted or k.startswith(("rewards/", "logps/"))})
+        keys = sorted({k for r in log for k in r if k in wanted or (k.startswith(("rewards/", "logps/")) or (data is rows and k.startswith("logits/")))})
         expected[name] = {k: [r.get(k) for r in log] for k in keys}
         shutil.rmtree(scratch)
         print(name, expected[name]["loss"])

@@ -7,7 +7,7 @@ use super::batch::{Target, TokenBatch};
 use super::block;
 use super::decoder::{Decoder, Tape};
 use super::params::{GradSet, ParamSet};
-use crate::ops::{head, rms_norm};
+use crate::ops::{head, linear, rms_norm};
 
 /// Scores of a batch's trained positions.
 #[derive(Debug, Default)]
@@ -206,6 +206,16 @@ impl Decoder {
         grads: &mut GradSet,
     ) -> Result<()> {
         self.head_and_below(params, batch, scored, dlogprobs, dnormed, grads).map(|_| ())
+    }
+
+    /// Mean over the vocabulary of the logits that states `normed [n, hidden]` predict, `[n]`: the
+    /// mean of products is the product with the mean row.
+    pub fn mean_logits(&self, normed: &Tensor) -> Result<Vec<f32>> {
+        let head = self.head_weight();
+        let vocab = head.dim(0)?;
+        let shares = Tensor::full(1.0 / vocab as f32, (1, vocab), self.device())?;
+        let row = linear::backward_input(self.exec(), &shares, head)?;
+        normed.matmul(&row.t()?)?.squeeze(1)?.to_vec1()
     }
 
     /// Index of the head's weight among the parameters, where it is trained.

@@ -7,6 +7,8 @@ use crate::error::Result;
 use crate::model::decoder::{Decoder, dropout_key};
 use crate::model::memory::num_parameters;
 use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
+use crate::objective::StepSums;
+use crate::ops::head::Scores;
 use crate::run::{EvalSums, MicroStep};
 
 /// How the micro-batches of an epoch are made: lists of example indices, a pure function of the
@@ -20,6 +22,15 @@ pub trait Persist {
 
     /// Reads the parameters back to the bit.
     fn load(&self, params: &mut ParamSet, dir: &Path) -> Result<()>;
+}
+
+/// What a batch's trained positions predict.
+#[derive(Debug, Default)]
+pub struct Predicted {
+    /// Scores of the targets.
+    pub scores: Scores,
+    /// Means over the vocabulary of the logits, `[targets]`.
+    pub mean_logits: Vec<f32>,
 }
 
 /// See the module.
@@ -97,6 +108,17 @@ impl Learner {
         (passes + 2.0 * extra_forwards) * num_parameters(&self.decoder.spec) as f64
     }
 
+    /// Scores of a batch's trained positions, without a backward.
+    ///
+    /// # Errors
+    /// A failing tensor operation.
+    pub fn score(&self, batch: &TokenBatch) -> Result<Predicted> {
+        let scored = self.decoder.score_with_states(&self.params, batch, 1.0)?;
+        let Some((scored, normed)) = scored else { return Ok(Predicted::default()) };
+        let mean_logits = self.decoder.mean_logits(&normed)?;
+        Ok(Predicted { scores: scored.scores, mean_logits })
+    }
+
     /// Forward, the derivatives that `judge` finds by the log-probabilities, and backward of a
     /// micro-batch.
     ///
@@ -106,12 +128,13 @@ impl Learner {
         &mut self,
         batch: &TokenBatch,
         at: MicroStep,
-        judge: impl FnOnce(&crate::ops::head::Scores) -> (S, Vec<f64>),
+        judge: impl FnOnce(&Predicted) -> (S, Vec<f64>),
     ) -> Result<S> {
         let key = self.dropout_key(at);
         let forward = self.decoder.forward_scored(&self.params, batch, key, 1.0)?;
         let Some((scores, scored)) = forward else { return Ok(S::default()) };
-        let (sums, derivatives) = judge(&scores);
+        let mean_logits = self.decoder.mean_logits(scored.normed())?;
+        let (sums, derivatives) = judge(&Predicted { scores, mean_logits });
         let dlogprobs: Vec<f32> = derivatives.iter().map(|d| (d / at.denominator) as f32).collect();
         let (params, grads) = (&self.params, &mut self.grads);
         self.decoder.backward_scored(params, batch, scored, &dlogprobs, None, grads)?;
@@ -126,7 +149,7 @@ impl Learner {
 pub fn evaluate_batches<T>(
     batches: &[Vec<T>],
     interrupted: &dyn Fn() -> bool,
-    mut score: impl FnMut(&[T]) -> Result<crate::objective::StepSums>,
+    mut score: impl FnMut(&[T]) -> Result<StepSums>,
 ) -> Result<Option<EvalSums>> {
     let mut total = EvalSums::default();
     for batch in batches {

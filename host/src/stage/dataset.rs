@@ -49,6 +49,9 @@ pub trait Item: Sized {
     /// can't use the example. Texts and tokens need no rendering.
     fn conversations(example: &Example) -> std::result::Result<Vec<ToRender>, String>;
 
+    /// The row it came from.
+    fn provenance(&self) -> &Provenance;
+
     /// The items of a row, from its examples and their sequences, or the reason why the row is
     /// skipped.
     fn collect(
@@ -58,6 +61,10 @@ pub trait Item: Sized {
 }
 
 impl Item for TokenizedExample {
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
     fn conversations(example: &Example) -> std::result::Result<Vec<ToRender>, String> {
         match example {
             Example::Conversation(conversation) => {
@@ -537,12 +544,15 @@ pub fn load<T: Item>(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset<
         (n..).find(|&rows| held_out(rows, percentage).is_some_and(|h| rows - h >= n)).unwrap_or(n)
     });
     let mut train = pipeline.read::<T>(&config.train_file_dir, limit)?;
-    let split = Split::new(train.examples.len(), percentage, config.training.seed)?;
-    let mut held = vec![false; train.examples.len()];
+    // Whole rows are held out: what came from one row must not be on both sides.
+    let row_of = row_numbers(&train.examples);
+    let rows = row_of.last().map_or(0, |last| last + 1);
+    let split = Split::new(rows, percentage, config.training.seed)?;
+    let mut held = vec![false; rows];
     split.validation.iter().for_each(|&i| held[i as usize] = true);
     let (mut eval, mut kept) = (Vec::new(), Vec::new());
-    for (example, held) in std::mem::take(&mut train.examples).into_iter().zip(held) {
-        if held { &mut eval } else { &mut kept }.push(example);
+    for (example, row) in std::mem::take(&mut train.examples).into_iter().zip(row_of) {
+        if held[row] { &mut eval } else { &mut kept }.push(example);
     }
     train.examples = kept;
     let drawn = eval.len();
@@ -556,6 +566,17 @@ pub fn load<T: Item>(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset<
     };
     let eval = Part { examples: eval, ledger: Ledger::default(), files: Vec::new() };
     Ok(Dataset { train, eval: Some(eval).filter(|e| !e.examples.is_empty()), validation })
+}
+
+/// For each item the number of its row among the rows that gave items.
+fn row_numbers<T: Item>(items: &[T]) -> Vec<usize> {
+    let mut row = 0;
+    let mut numbers = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        row += usize::from(i > 0 && item.provenance() != items[i - 1].provenance());
+        numbers.push(row);
+    }
+    numbers
 }
 
 fn held_out(rows: usize, percentage: f64) -> Option<usize> {

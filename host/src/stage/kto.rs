@@ -11,7 +11,7 @@ use crate::model::{HfConfig, TokenBatch};
 use crate::objective::StepSums;
 use crate::objective::preference::Single;
 use crate::ops::head::Scores;
-use crate::run::learner::evaluate_batches;
+use crate::run::learner::{Predicted, evaluate_batches};
 use crate::run::task::name_rows;
 use crate::run::{EvalSums, Learner, MicroStep, Task};
 
@@ -72,7 +72,7 @@ impl Judge {
         &self,
         answers: &[&JudgedAnswer],
         batch: &TokenBatch,
-        scores: &Scores,
+        Predicted { scores, mean_logits }: &Predicted,
         reference: &[f64],
         kl: f64,
     ) -> (StepSums, Vec<f64>) {
@@ -100,6 +100,11 @@ impl Judge {
             total.metric(&format!("logps/{side}"), logp);
             let of_side = &mut rewards[usize::from(answer.good)];
             *of_side = (of_side.0 + reward, of_side.1 + 1.0);
+        }
+        for (target, &mean) in batch.targets().iter().zip(mean_logits) {
+            let good = answers[sequence_of(batch, target.position)].good;
+            let name = if good { "logits/chosen" } else { "logits/rejected" };
+            total.metric(name, f64::from(mean));
         }
         let [bad, good] = rewards;
         if bad.1 > 0.0 && good.1 > 0.0 {
@@ -146,8 +151,7 @@ impl Task for KtoTask {
             let answers: Vec<&JudgedAnswer> = answers.iter().collect();
             let batch = laid_out(&answers);
             let (kl, reference) = judge.beside(learner, &answers, &batch)?;
-            let scored = learner.decoder.score(&learner.params, &batch)?;
-            Ok(judge.judge(&answers, &batch, &scored.scores, &reference, kl).0)
+            Ok(judge.judge(&answers, &batch, &learner.score(&batch)?, &reference, kl).0)
         })
     }
 

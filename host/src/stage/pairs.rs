@@ -2,7 +2,7 @@
 //! preference optimisation and reward modelling train on.
 
 use super::dataset::{Item, Rendering, ToRender};
-use crate::data::{Conversation, Example, Message};
+use crate::data::{Conversation, Example, Message, Provenance};
 use crate::model::TokenBatch;
 use crate::text::{Encoded, IGNORE_INDEX, TokenizedExample};
 
@@ -55,6 +55,10 @@ fn answered(prompt: &Conversation, answer: &[Message], name: &str) -> Result<ToR
 }
 
 impl Item for PreferencePair {
+    fn provenance(&self) -> &Provenance {
+        &self.chosen.provenance
+    }
+
     fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         let Example::Preference { prompt, chosen, rejected, .. } = example else {
             return Err("is no pair of answers; use a formatter that makes preferences, such as \
@@ -130,6 +134,10 @@ fn judged(example: &Example) -> Option<Vec<(&Vec<Message>, bool)>> {
 }
 
 impl Item for JudgedAnswer {
+    fn provenance(&self) -> &Provenance {
+        &self.example.provenance
+    }
+
     fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         let (Some(answers), Example::Preference { prompt, .. }) = (judged(example), example) else {
             return Err("is no judged answer; use a formatter that makes preferences, such as \

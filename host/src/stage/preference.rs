@@ -9,8 +9,7 @@ use crate::error::Result;
 use crate::model::{HfConfig, TokenBatch};
 use crate::objective::StepSums;
 use crate::objective::preference::Pair;
-use crate::ops::head::Scores;
-use crate::run::learner::evaluate_batches;
+use crate::run::learner::{Predicted, evaluate_batches};
 use crate::run::task::name_rows;
 use crate::run::{EvalSums, Learner, MicroStep, Task};
 use crate::text::IGNORE_INDEX;
@@ -67,7 +66,7 @@ impl Judge {
         &self,
         pairs: &[&PreferencePair],
         batch: &TokenBatch,
-        scores: &Scores,
+        Predicted { scores, mean_logits }: &Predicted,
         reference: &[RefLogps],
     ) -> (StepSums, Vec<f64>) {
         let kind = self.preferences.loss;
@@ -81,10 +80,12 @@ impl Judge {
         };
         let places: Vec<(usize, bool)> = targets.iter().map(|t| place(t.position)).collect();
         let mut sums = vec![0.0; 2 * n];
-        for ((s, answer), logprob) in places.iter().zip(&scores.logprobs) {
-            if *answer {
-                sums[*s] += f64::from(*logprob);
-            }
+        // Sums and numbers of the mean logits of both sides' answers.
+        let mut logits = [(0.0, 0.0); 2];
+        for (i, (s, _)) in places.iter().enumerate().filter(|(_, (_, answer))| *answer) {
+            sums[*s] += f64::from(scores.logprobs[i]);
+            let side = &mut logits[usize::from(*s >= n)];
+            *side = (side.0 + f64::from(mean_logits[i]), side.1 + 1.0);
         }
         let answers = || places.iter().enumerate().filter(|(_, (_, answer))| *answer);
         let mut total = StepSums {
@@ -95,6 +96,8 @@ impl Judge {
             entropy_sum: answers().map(|(i, _)| f64::from(scores.entropies[i])).sum(),
             ..StepSums::default()
         };
+        total.metrics.insert("logits/chosen".into(), logits[0]);
+        total.metrics.insert("logits/rejected".into(), logits[1]);
         let mut by_sequence = vec![0.0; 2 * n];
         for (i, (item, (ref_chosen, ref_rejected))) in pairs.iter().zip(reference).enumerate() {
             let pair = Pair {
@@ -176,8 +179,7 @@ impl Task for PreferenceTask {
             let pairs: Vec<&PreferencePair> = pairs.iter().collect();
             let reference = judge.reference_logps(learner, &pairs)?;
             let batch = judge.batch(&pairs);
-            let scored = learner.decoder.score(&learner.params, &batch)?;
-            Ok(judge.judge(&pairs, &batch, &scored.scores, &reference).0)
+            Ok(judge.judge(&pairs, &batch, &learner.score(&batch)?, &reference).0)
         })
     }
 

@@ -459,7 +459,7 @@ const DISTILL_OWN: &[Setting] = &[
         "beta",
         Kind::Float(0.0, 1.0),
         "0.5",
-        &[],
+        &["opd_beta"],
         "from KL(teacher, student) at 0, which covers all that the teacher says, to KL(student, \
          teacher) at 1, which avoids what it would not say",
     ),
@@ -467,8 +467,8 @@ const DISTILL_OWN: &[Setting] = &[
         DISTILLATION,
         "lmbda",
         Kind::Float(0.0, 1.0),
-        "1.0",
-        &["on_policy_share"],
+        "0.5",
+        &["opd_lambda"],
         "share of the updates made with the student's own answers; the others use the data's",
     ),
     row(
@@ -506,11 +506,13 @@ const RLOO_DEFAULTS: &[(&str, &str)] = &[
     ("num_train_epochs", "1"),
 ];
 const DISTILL_DEFAULTS: &[(&str, &str)] = &[
-    ("learning_rate", "1e-4"),
-    ("lr_scheduler_type", "cosine"),
+    ("learning_rate", "2e-5"),
+    ("lora_alpha", "16"),
     ("lora_dropout", "0"),
     ("weight_decay", "0"),
     ("num_train_epochs", "1"),
+    ("max_completion_length", "128"),
+    ("temperature", "0.9"),
 ];
 const PPO_DEFAULTS: &[(&str, &str)] = &[
     ("learning_rate", "1e-5"),
@@ -528,6 +530,7 @@ fn derived(
 ) -> Vec<Setting> {
     let mut rows: Vec<Setting> =
         SFT.iter().filter(|s| !without.contains(&s.name)).copied().collect();
+    rows.extend(own.iter().copied().flatten());
     for (name, default) in defaults {
         let row = rows.iter_mut().find(|row| row.name == *name);
         debug_assert!(row.is_some(), "no setting `{name}`");
@@ -535,7 +538,6 @@ fn derived(
             row.default = default;
         }
     }
-    rows.extend(own.iter().copied().flatten());
     rows
 }
 

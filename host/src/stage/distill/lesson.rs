@@ -3,7 +3,6 @@
 use crate::data::{Conversation, Example, Message, Provenance};
 use crate::stage::dataset::{Item, Rendering, ToRender};
 use crate::stage::pairs::with_answer;
-use crate::stage::rl::prompt::split;
 use crate::text::{Encoded, IGNORE_INDEX, TokenizedExample};
 
 /// See the module.
@@ -43,20 +42,36 @@ impl Lesson {
     }
 }
 
-/// The prompt of an example, and the answer, if there is one. What a prompt names as right (its
-/// reference) is often a part of an answer only, and is not learnt.
-fn parts(example: &Example) -> Option<(Conversation, Vec<Message>)> {
+/// The prompts of an example, each with its answer, if there is one: every turn of the assistant
+/// is an answer to what comes before it. What a prompt names as right (its reference) is often a
+/// part of an answer only, and is not learnt.
+fn parts(example: &Example) -> Vec<(Conversation, Option<Message>)> {
     match example {
-        Example::Conversation(conversation) => {
-            let (prompt, answer) = split(conversation)?;
-            Some((prompt, answer.to_vec()))
+        Example::Conversation(Conversation { messages, tools }) => {
+            let before = |end: usize| Conversation {
+                messages: messages[..end].to_vec(),
+                tools: tools.clone(),
+            };
+            let answers: Vec<_> = (1..messages.len())
+                .filter(|&i| messages[i].role == "assistant")
+                .map(|i| (before(i), Some(messages[i].clone())))
+                .collect();
+            let asks = messages.last().is_some_and(|m| m.role == "user" || m.role == "tool");
+            if answers.is_empty() && asks {
+                return vec![(before(messages.len()), None)];
+            }
+            answers
         }
-        Example::Prompt { prompt, .. } => Some((prompt.clone(), Vec::new())),
-        _ => None,
+        Example::Prompt { prompt, .. } => vec![(prompt.clone(), None)],
+        _ => Vec::new(),
     }
 }
 
 impl Item for Lesson {
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
     fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         match example {
             Example::Tokens { .. } => return Ok(Vec::new()),
@@ -69,46 +84,50 @@ impl Item for Lesson {
             }
             Example::Conversation(_) | Example::Prompt { .. } => {}
         }
-        let Some((prompt, answer)) = parts(example) else {
-            return Err("has no user's turn to answer".into());
-        };
-        let mut wanted = Vec::with_capacity(2);
-        if !answer.is_empty() {
-            wanted.push((with_answer(&prompt, &answer), Rendering::Whole));
+        let mut wanted = Vec::new();
+        for (prompt, answer) in parts(example) {
+            if let Some(answer) = answer {
+                wanted.push((with_answer(&prompt, &[answer]), Rendering::Whole));
+            }
+            wanted.push((prompt, Rendering::ToContinue));
         }
-        wanted.push((prompt, Rendering::ToContinue));
+        if wanted.is_empty() {
+            return Err("has no turn to answer".into());
+        }
         Ok(wanted)
     }
 
     fn collect(examples: &[Example], sequences: Vec<Encoded>) -> Result<Vec<Self>, &'static str> {
-        let mut lessons = Vec::with_capacity(examples.len());
+        let mut lessons = Vec::with_capacity(sequences.len());
         let mut sequences = sequences.into_iter();
+        let mut next = || sequences.next().ok_or("an example without a sequence");
         for example in examples {
-            let mut next = || sequences.next().ok_or("an example without a sequence");
             if matches!(example, Example::Tokens { .. }) {
                 let lesson = Self::of_tokens(next()?.example);
                 lessons.push(lesson.ok_or("no labelled token behind an unlabelled one")?);
                 continue;
             }
-            let mut answered = None;
-            if parts(example).is_some_and(|(_, answer)| !answer.is_empty()) {
-                let whole = next()?.example;
-                if whole.num_trained() == 0 {
-                    return Err(
-                        "no token of the answer within max_source_length + max_completion_length",
-                    );
+            for (_, answer) in parts(example) {
+                let mut answered = None;
+                if answer.is_some() {
+                    let whole = next()?.example;
+                    if whole.num_trained() == 0 {
+                        return Err(
+                            "no token of an answer within max_source_length + max_completion_length",
+                        );
+                    }
+                    answered = Some(whole);
                 }
-                answered = Some(whole);
+                let prompt = next()?;
+                if prompt.truncated_tokens > 0 {
+                    return Err("a prompt longer than max_source_length");
+                }
+                if prompt.example.input_ids.is_empty() {
+                    return Err("a prompt without a token");
+                }
+                let TokenizedExample { input_ids, provenance, .. } = prompt.example;
+                lessons.push(Self { prompt: input_ids, answered, provenance });
             }
-            let prompt = next()?;
-            if prompt.truncated_tokens > 0 {
-                return Err("a prompt longer than max_source_length");
-            }
-            if prompt.example.input_ids.is_empty() {
-                return Err("a prompt without a token");
-            }
-            let TokenizedExample { input_ids, provenance, .. } = prompt.example;
-            lessons.push(Self { prompt: input_ids, answered, provenance });
         }
         Ok(lessons)
     }
@@ -137,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn conversations_give_a_prompt_and_the_last_answer() {
+    fn every_turn_of_the_assistant_is_a_lesson() {
         let turn = |role: &str, text: &str| Message::new(role, text);
         let of = |messages: Vec<Message>| {
             Lesson::conversations(&Example::Conversation(Conversation { messages, tools: None }))
@@ -149,12 +168,12 @@ mod tests {
             turn("assistant", "d"),
         ])
         .unwrap();
-        assert_eq!(wanted.len(), 2);
-        assert_eq!((wanted[0].1, wanted[0].0.messages.len()), (Rendering::Whole, 4));
-        assert_eq!((wanted[1].1, wanted[1].0.messages.len()), (Rendering::ToContinue, 3));
-        // Only the last answer is learnt.
-        assert_eq!(wanted[0].0.messages[1].weight, Some(0.0));
-        assert_eq!(wanted[0].0.messages[3].weight, None);
+        let shape: Vec<_> = wanted.iter().map(|(c, way)| (c.messages.len(), *way)).collect();
+        let (whole, open) = (Rendering::Whole, Rendering::ToContinue);
+        assert_eq!(shape, [(2, whole), (1, open), (4, whole), (3, open)]);
+        // Each learns its own answer only.
+        assert_eq!(wanted[2].0.messages[1].weight, Some(0.0));
+        assert_eq!(wanted[2].0.messages[3].weight, None);
         assert_eq!(of(vec![turn("user", "a")]).unwrap().len(), 1);
         assert!(of(vec![turn("assistant", "a")]).is_err());
     }

@@ -21,7 +21,7 @@ pub struct Prompt {
 
 /// The turns up to the last user's or tool's, and those behind it; none where there is no such
 /// turn.
-pub fn split(conversation: &Conversation) -> Option<(Conversation, &[Message])> {
+fn split(conversation: &Conversation) -> Option<(Conversation, &[Message])> {
     let messages = &conversation.messages;
     let asked = messages.iter().rposition(|m| m.role == "user" || m.role == "tool")?;
     let prompt =
@@ -49,6 +49,10 @@ impl Prompt {
 }
 
 impl Item for Prompt {
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
     fn conversations(example: &Example) -> Result<Vec<ToRender>, String> {
         match example {
             Example::Prompt { prompt, .. } => Ok(vec![(prompt.clone(), Rendering::ToContinue)]),
