@@ -3,14 +3,13 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use support::{arg, json, losses, root, shared, trainer_fails, trainer_ok};
-
-fn golden(name: &str) -> PathBuf {
-    root().join("tests/golden").join(name)
-}
+use support::{
+    adapter, arg, golden, json, log_rows, losses, shared, trainer_fails, trainer_ok,
+    with_checkpoint,
+};
 
 fn run(command: &str, more: &[(&str, &str)]) -> Vec<String> {
     let base = arg(shared("stories260K/hf").unwrap());
@@ -47,12 +46,6 @@ fn teacher(dir: &Path) -> String {
     out
 }
 
-fn rows(out: &Path) -> Vec<Value> {
-    let state = json(out.join("trainer_state.json"));
-    let rows = state["log_history"].as_array().unwrap();
-    rows.iter().filter(|r| r["loss"].is_f64()).cloned().collect()
-}
-
 fn mean(rows: &[Value], name: &str) -> f64 {
     let values: Vec<f64> = rows.iter().filter_map(|r| r[name].as_f64()).collect();
     values.iter().sum::<f64>() / values.len() as f64
@@ -87,7 +80,7 @@ fn a_student_comes_to_say_what_its_teacher_says() {
         ];
         all.extend(more);
         trainer_ok(run("distill", &all));
-        let rows = rows(&out);
+        let rows = log_rows(&out);
         let (first, last) = (&rows[..5], &rows[25..]);
         assert!(mean(last, "loss") < 0.75 * mean(first, "loss"), "{name}: {rows:?}");
         assert!(mean(last, "teacher_agreement") > mean(first, "teacher_agreement"), "{name}");
@@ -131,14 +124,8 @@ fn a_resumed_run_ends_the_same() {
         run("distill", &all)
     };
     trainer_ok(distill(&whole, &[]));
-    std::fs::create_dir(&again).unwrap();
-    let copied = std::process::Command::new("cp")
-        .args(["-r", &arg(whole.join("checkpoint-4")), &arg(&again)])
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    with_checkpoint(&whole, 4, &again);
     trainer_ok(distill(&again, &[("resume_from_checkpoint", "True")]));
-    let adapter = |dir: &Path| std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
     assert!(adapter(&whole) == adapter(&again), "the resumed adapter differs");
     assert_eq!(losses(&whole)[4..], losses(&again)[4..]);
     let other = [("resume_from_checkpoint", "True"), ("beta", "0.2")];

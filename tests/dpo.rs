@@ -3,30 +3,18 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use support::{arg, json, losses, root, shared, trainer_fails, trainer_ok};
-
-fn golden(name: &str) -> PathBuf {
-    root().join("tests/golden/dpo_curve").join(name)
-}
+use support::{
+    adapter, arg, follows, golden, json, log_rows, losses, root, shared, stage, trainer_fails,
+    trainer_ok, with_checkpoint,
+};
 
 /// Arguments of the recorded runs.
-fn dpo(model: &Path, out: &Path, more: &[&str]) -> Vec<String> {
-    let (model, out) = (arg(model), arg(out));
-    let (tokenizer, pairs) = (arg(golden("tokenizer")), arg(golden("pairs.jsonl")));
+fn dpo(out: &Path, more: &[&str]) -> Vec<String> {
     let common = [
-        "dpo",
         "--plugin",
         "preference",
-        "--model_name_or_path",
-        &model,
-        "--tokenizer_name_or_path",
-        &tokenizer,
-        "--train_file_dir",
-        &pairs,
-        "--output_dir",
-        &out,
         "--shuffle",
         "False",
         "--per_device_train_batch_size",
@@ -37,56 +25,38 @@ fn dpo(model: &Path, out: &Path, more: &[&str]) -> Vec<String> {
         "linear",
         "--weight_decay",
         "0",
-        "--logging_steps",
-        "1",
-        "--report_to",
-        "none",
     ];
-    common.iter().chain(more).map(|s| s.to_string()).collect()
+    stage("dpo", &golden("dpo_curve/pairs.jsonl"), out, &[&common, more].concat())
 }
 
 const TEN: [&str; 6] = ["--max_steps", "10", "--eval_strategy", "no", "--save_steps", "100"];
 
-fn adapter(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("adapter_model.safetensors")).unwrap()
-}
-
 #[test]
 fn ten_updates_follow_trl_for_every_loss() {
-    let Some(model) = shared("stories260K/hf") else { return };
+    if shared("stories260K/hf").is_none() {
+        return;
+    }
     let tmp = tempfile::tempdir().unwrap();
-    let expected = json(golden("expected.json"));
-    let initial = arg(golden("initial"));
+    let expected = json(golden("dpo_curve/expected.json"));
+    let initial = arg(golden("dpo_curve/initial"));
     for (loss, smoothing) in [("sigmoid", "0"), ("hinge", "0"), ("ipo", "0"), ("robust", "0.1")] {
         let out = tmp.path().join(loss);
         let mut more =
             vec!["--loss_type", loss, "--label_smoothing", smoothing, "--peft_path", &initial];
         more.extend(TEN);
-        trainer_ok(dpo(&model, &out, &more));
-        let state = json(out.join("trainer_state.json"));
-        let rows: Vec<&serde_json::Value> = state["log_history"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|r| r["loss"].is_f64())
-            .collect();
-        assert_eq!(rows.len(), 10);
-        for (i, row) in rows.iter().enumerate() {
-            for (key, relative, absolute) in [
-                ("loss", 1e-3, 2e-4),
-                ("grad_norm", 5e-3, 1e-3),
-                ("rewards/margins", 1e-3, 1e-4),
-                ("rewards/accuracies", 0.0, 1e-9),
-                ("logps/chosen", 1e-3, 1e-3),
-                ("logps/rejected", 1e-3, 1e-3),
-                ("logits/chosen", 1e-3, 1e-3),
-                ("logits/rejected", 1e-3, 1e-3),
-            ] {
-                let got = row[key].as_f64().unwrap();
-                let want = expected[loss][key][i].as_f64().unwrap();
-                let near = (got - want).abs() <= relative * want.abs() + absolute;
-                assert!(near, "{loss}, update {}: {key} {got} {want}", i + 1);
-            }
+        trainer_ok(dpo(&out, &more));
+        let rows = log_rows(&out);
+        for (key, near) in [
+            ("loss", (1e-3, 2e-4)),
+            ("grad_norm", (5e-3, 1e-3)),
+            ("rewards/margins", (1e-3, 1e-4)),
+            ("rewards/accuracies", (0.0, 1e-9)),
+            ("logps/chosen", (1e-3, 1e-3)),
+            ("logps/rejected", (1e-3, 1e-3)),
+            ("logits/chosen", (1e-3, 1e-3)),
+            ("logits/rejected", (1e-3, 1e-3)),
+        ] {
+            follows(loss, &rows, key, &expected[loss][key], near);
         }
     }
 }
@@ -96,13 +66,13 @@ fn every_kind_of_reference_gives_the_same_losses() {
     let Some(model) = shared("stories260K/hf") else { return };
     let tmp = tempfile::tempdir().unwrap();
     let base = arg(&model);
-    let initial = arg(golden("initial"));
+    let initial = arg(golden("dpo_curve/initial"));
     let run = |name: &str, more: &[&str]| {
         let out = tmp.path().join(name);
         let mut all = vec!["--peft_path", &initial];
         all.extend(TEN);
         all.extend(more);
-        trainer_ok(dpo(&model, &out, &all));
+        trainer_ok(dpo(&out, &all));
         losses(&out)
     };
     let adapter = run("adapter", &[]);
@@ -116,13 +86,13 @@ fn every_kind_of_reference_gives_the_same_losses() {
     }
     // A fresh adapter changes nothing yet: its base is the reference.
     let out = tmp.path().join("fresh");
-    trainer_ok(dpo(&model, &out, &TEN));
+    trainer_ok(dpo(&out, &TEN));
     assert_eq!(losses(&out)[0].1, std::f64::consts::LN_2);
     // Without an adapter the reference is a copy of the base.
     let out = tmp.path().join("full");
     let mut full = vec!["--use_peft", "False", "--learning_rate", "1e-3"];
     full.extend(TEN);
-    let args: Vec<String> = dpo(&model, &out, &[]).into_iter().collect();
+    let args: Vec<String> = dpo(&out, &[]).into_iter().collect();
     let at = args.iter().position(|a| a == "--learning_rate").unwrap();
     let mut args: Vec<String> = args[..at].iter().chain(&args[at + 2..]).cloned().collect();
     args.extend(full.iter().map(|s| s.to_string()));
@@ -133,7 +103,9 @@ fn every_kind_of_reference_gives_the_same_losses() {
 
 #[test]
 fn held_out_pairs_are_told_apart_and_a_resumed_run_ends_the_same() {
-    let Some(model) = shared("stories260K/hf") else { return };
+    if shared("stories260K/hf").is_none() {
+        return;
+    }
     let tmp = tempfile::tempdir().unwrap();
     let whole = tmp.path().join("whole");
     let more = [
@@ -148,7 +120,7 @@ fn held_out_pairs_are_told_apart_and_a_resumed_run_ends_the_same() {
         "--lora_dropout",
         "0.1",
     ];
-    let screen = trainer_ok(dpo(&model, &whole, &more));
+    let screen = trainer_ok(dpo(&whole, &more));
     assert!(screen.starts_with("trainer dpo"), "{screen}");
     assert!(screen.contains("20 rows of 1 file: 20 used"), "{screen}");
     let results = json(whole.join("eval_results.json"));
@@ -161,15 +133,10 @@ fn held_out_pairs_are_told_apart_and_a_resumed_run_ends_the_same() {
     assert_eq!(manifest["plugins"][0]["name"], "preference");
 
     let again = tmp.path().join("again");
-    std::fs::create_dir(&again).unwrap();
-    let copied = std::process::Command::new("cp")
-        .args(["-r", &arg(whole.join("checkpoint-6")), &arg(&again)])
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    with_checkpoint(&whole, 6, &again);
     let mut resumed = more.to_vec();
     resumed.extend(["--resume_from_checkpoint", "True"]);
-    trainer_ok(dpo(&model, &again, &resumed));
+    trainer_ok(dpo(&again, &resumed));
     assert!(adapter(&whole) == adapter(&again), "the resumed adapter differs");
     // The window's metrics are in the checkpoint: the second half's log is the same.
     let half = |dir: &Path| -> Vec<(u64, f64)> {
@@ -179,21 +146,23 @@ fn held_out_pairs_are_told_apart_and_a_resumed_run_ends_the_same() {
     // Another loss is another run.
     let mut other = resumed.clone();
     other.extend(["--beta", "0.5"]);
-    trainer_fails(dpo(&model, &again, &other), 2, &["preferences", "0.5"]);
+    trainer_fails(dpo(&again, &other), 2, &["preferences", "0.5"]);
 }
 
 #[test]
 fn what_is_no_pair_is_named() {
-    let Some(model) = shared("stories260K/hf") else { return };
+    if shared("stories260K/hf").is_none() {
+        return;
+    }
     let tmp = tempfile::tempdir().unwrap();
     let out = tmp.path().join("out");
     trainer_fails(
-        dpo(&model, &out, &["--loss_type", "hinge", "--label_smoothing", "0.1", "--beta", "0"]),
+        dpo(&out, &["--loss_type", "hinge", "--label_smoothing", "0.1", "--beta", "0"]),
         2,
         &["`--label_smoothing` belongs to", "`beta` is `0`"],
     );
     let data = root().join("datasets/sft");
-    let args: Vec<String> = dpo(&model, &out, &[])
+    let args: Vec<String> = dpo(&out, &[])
         .into_iter()
         .map(|a| match a.as_str() {
             "preference" => "sharegpt".into(),
@@ -204,7 +173,7 @@ fn what_is_no_pair_is_named() {
     trainer_fails(args, 3, &["conversations.jsonl", "is no pair of answers", "preference"]);
     let long = ["--max_source_length", "4", "--max_target_length", "4"];
     trainer_fails(
-        dpo(&model, &out, &long),
+        dpo(&out, &long),
         3,
         &["longer than max_source_length + max_target_length", "20"],
     );

@@ -3,31 +3,18 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use support::{arg, json, losses, root, shared, trainer_fails, trainer_ok};
-
-fn golden(name: &str) -> PathBuf {
-    root().join("tests/golden").join(name)
-}
+use support::{
+    arg, follows, golden, json, log_rows, losses, shared, stage, trainer_fails, trainer_ok,
+    with_checkpoint,
+};
 
 /// Arguments of the recorded runs, in the goldens' settings.
 fn run(command: &str, data: &Path, out: &Path, more: &[&str]) -> Vec<String> {
-    let model = arg(shared("stories260K/hf").unwrap());
-    let (out, data) = (arg(out), arg(data));
-    let tokenizer = arg(golden("dpo_curve/tokenizer"));
     let common = [
-        command,
         "--plugin",
         "preference",
-        "--model_name_or_path",
-        &model,
-        "--tokenizer_name_or_path",
-        &tokenizer,
-        "--train_file_dir",
-        &data,
-        "--output_dir",
-        &out,
         "--shuffle",
         "False",
         "--learning_rate",
@@ -36,14 +23,10 @@ fn run(command: &str, data: &Path, out: &Path, more: &[&str]) -> Vec<String> {
         "linear",
         "--weight_decay",
         "0",
-        "--logging_steps",
-        "1",
-        "--report_to",
-        "none",
         "--eval_strategy",
         "no",
     ];
-    common.iter().chain(more).map(|s| s.to_string()).collect()
+    stage(command, data, out, &[&common, more].concat())
 }
 
 #[test]
@@ -71,33 +54,18 @@ fn ten_updates_follow_trl() {
         let mut all = vec!["--peft_path", initial.as_str(), "--max_steps", "10"];
         all.extend(more);
         trainer_ok(run(command, data, &out, &all));
-        let state = json(out.join("trainer_state.json"));
-        let log: Vec<&serde_json::Value> = state["log_history"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|r| r["loss"].is_f64())
-            .collect();
-        assert_eq!(log.len(), 10);
+        let rows = log_rows(&out);
         for (key, wanted) in expected[name].as_object().unwrap() {
             // SimPO has no likelihood in its loss, and TRL logs it all the same.
             if name == "simpo" && key == "nll_loss" {
                 continue;
             }
-            let (relative, absolute) = match key.as_str() {
+            let near = match key.as_str() {
                 "loss" => (1e-3, 2e-4),
                 "grad_norm" => (1e-2, 2e-3),
                 _ => (1e-3, 1e-3),
             };
-            for (i, want) in wanted.as_array().unwrap().iter().enumerate() {
-                let Some(want) = want.as_f64() else {
-                    assert!(log[i].get(key).is_none(), "{name}, update {}: {key}", i + 1);
-                    continue;
-                };
-                let got = log[i][key].as_f64().unwrap_or_else(|| panic!("{name}: no {key}"));
-                let near = (got - want).abs() <= relative * want.abs() + absolute;
-                assert!(near, "{name}, update {}: {key} {got} {want}", i + 1);
-            }
+            follows(name, &rows, key, wanted, near);
         }
     }
 }
@@ -124,12 +92,7 @@ fn resumed_runs_end_the_same() {
             args
         };
         trainer_ok(args(&whole, &more));
-        std::fs::create_dir(&again).unwrap();
-        let copied = std::process::Command::new("cp")
-            .args(["-r", &arg(whole.join("checkpoint-4")), &arg(&again)])
-            .status()
-            .unwrap();
-        assert!(copied.success());
+        with_checkpoint(&whole, 4, &again);
         let mut resumed = more.to_vec();
         resumed.extend(["--resume_from_checkpoint", "True"]);
         trainer_ok(args(&again, &resumed));

@@ -4,36 +4,23 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use support::{arg, json, losses, root, shared, trainer_fails, trainer_ok};
-
-fn golden(name: &str) -> PathBuf {
-    root().join("tests/golden").join(name)
-}
+use support::{
+    adapter, arg, golden, json, log_rows, losses, shared, stage, trainer_fails, trainer_ok,
+    with_checkpoint,
+};
 
 /// A run on the shared model whose reward is short answers.
 fn rl(command: &str, out: &Path, more: &[&str]) -> Vec<String> {
-    let model = arg(shared("stories260K/hf").unwrap());
-    let (out, tokenizer) = (arg(out), arg(golden("dpo_curve/tokenizer")));
-    let prompts = arg(golden("dpo_curve/pairs.jsonl"));
     let common = [
-        command,
         "--plugin",
         "prompt",
         "--plugin",
         "length",
         "--plugin_options",
         r#"length={"max": 25}"#,
-        "--model_name_or_path",
-        &model,
-        "--tokenizer_name_or_path",
-        &tokenizer,
-        "--train_file_dir",
-        &prompts,
-        "--output_dir",
-        &out,
         "--per_device_train_batch_size",
         "8",
         "--gradient_accumulation_steps",
@@ -42,22 +29,8 @@ fn rl(command: &str, out: &Path, more: &[&str]) -> Vec<String> {
         "24",
         "--lora_alpha",
         "16",
-        "--logging_steps",
-        "1",
-        "--report_to",
-        "none",
     ];
-    common.iter().chain(more).map(|s| s.to_string()).collect()
-}
-
-fn log(out: &Path) -> Vec<Value> {
-    let state = json(out.join("trainer_state.json"));
-    let rows = state["log_history"].as_array().unwrap();
-    rows.iter().filter(|r| r["loss"].is_f64()).cloned().collect()
-}
-
-fn adapter(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("adapter_model.safetensors")).unwrap()
+    stage(command, &golden("dpo_curve/pairs.jsonl"), out, &[&common, more].concat())
 }
 
 #[test]
@@ -87,12 +60,7 @@ fn a_run_resumed_between_two_updates_of_a_generation_ends_the_same() {
             "no",
         ]);
         trainer_ok(rl(command, &whole, &all));
-        std::fs::create_dir(&again).unwrap();
-        let copied = std::process::Command::new("cp")
-            .args(["-r", &arg(whole.join("checkpoint-3")), &arg(&again)])
-            .status()
-            .unwrap();
-        assert!(copied.success());
+        with_checkpoint(&whole, 3, &again);
         let mut resumed = all.clone();
         resumed.extend(["--resume_from_checkpoint", "True"]);
         trainer_ok(rl(command, &again, &resumed));
@@ -104,7 +72,7 @@ fn a_run_resumed_between_two_updates_of_a_generation_ends_the_same() {
         trainer_fails(rl(command, &again, &other), 2, &["reinforcement", "temperature"]);
 
         // Before the first update policy, sampler and reference are one, to the bit.
-        let rows = log(&whole);
+        let rows = log_rows(&whole);
         assert_eq!(rows.len(), 6);
         match command {
             "ppo" => {
@@ -161,7 +129,7 @@ fn rewards_grow_and_completions_are_kept() {
         ]);
         let screen = trainer_ok(rl(command, &out, &all));
         assert!(screen.contains("rewards: length"), "{screen}");
-        let rows = log(&out);
+        let rows = log_rows(&out);
         let mean = |rows: &[Value]| {
             let of = |r: &Value| r["rewards/length/mean"].as_f64();
             let values: Vec<f64> = rows.iter().filter_map(of).collect();

@@ -3,30 +3,16 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use support::{arg, json, root, shared, trainer_fails, trainer_ok};
-
-fn golden(name: &str) -> PathBuf {
-    root().join("tests/golden").join(name)
-}
+use support::{
+    arg, follows, golden, json, log_rows, shared, stage, trainer_fails, trainer_ok, with_checkpoint,
+};
 
 fn rm(data: &Path, out: &Path, more: &[&str]) -> Vec<String> {
-    let model = arg(shared("stories260K/hf").unwrap());
-    let (out, data) = (arg(out), arg(data));
-    let tokenizer = arg(golden("dpo_curve/tokenizer"));
     let common = [
-        "rm",
         "--plugin",
         "preference",
-        "--model_name_or_path",
-        &model,
-        "--tokenizer_name_or_path",
-        &tokenizer,
-        "--train_file_dir",
-        &data,
-        "--output_dir",
-        &out,
         "--shuffle",
         "False",
         "--per_device_train_batch_size",
@@ -39,12 +25,8 @@ fn rm(data: &Path, out: &Path, more: &[&str]) -> Vec<String> {
         "0",
         "--lora_alpha",
         "16",
-        "--logging_steps",
-        "1",
-        "--report_to",
-        "none",
     ];
-    common.iter().chain(more).map(|s| s.to_string()).collect()
+    stage("rm", data, out, &[&common, more].concat())
 }
 
 #[test]
@@ -65,29 +47,17 @@ fn ten_updates_follow_trl() {
             vec!["--peft_path", initial.as_str(), "--max_steps", "10", "--eval_strategy", "no"];
         all.extend(more);
         trainer_ok(rm(&golden(data), &out, &all));
-        let state = json(out.join("trainer_state.json"));
-        let log: Vec<&serde_json::Value> = state["log_history"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|r| r["loss"].is_f64())
-            .collect();
-        assert_eq!(log.len(), 10);
-        for (i, row) in log.iter().enumerate() {
-            for (key, relative, absolute) in [
-                ("loss", 1e-3, 2e-4),
-                ("grad_norm", 1e-2, 2e-3),
-                ("accuracy", 0.0, 1e-9),
-                ("margin", 1e-3, 1e-3),
-                ("min_reward", 1e-3, 1e-3),
-                ("mean_reward", 1e-3, 1e-3),
-                ("max_reward", 1e-3, 1e-3),
-            ] {
-                let got = row[key].as_f64().unwrap();
-                let want = expected[name][key][i].as_f64().unwrap();
-                let near = (got - want).abs() <= relative * want.abs() + absolute;
-                assert!(near, "{name}, update {}: {key} {got} {want}", i + 1);
-            }
+        let rows = log_rows(&out);
+        for (key, near) in [
+            ("loss", (1e-3, 2e-4)),
+            ("grad_norm", (1e-2, 2e-3)),
+            ("accuracy", (0.0, 1e-9)),
+            ("margin", (1e-3, 1e-3)),
+            ("min_reward", (1e-3, 1e-3)),
+            ("mean_reward", (1e-3, 1e-3)),
+            ("max_reward", (1e-3, 1e-3)),
+        ] {
+            follows(name, &rows, key, &expected[name][key], near);
         }
     }
 }
@@ -191,12 +161,7 @@ fn a_resumed_run_ends_the_same() {
         let more = ["--max_steps", "8", "--save_steps", "4", "--eval_strategy", "no", mode];
         let pairs = golden("dpo_curve/pairs.jsonl");
         trainer_ok(rm(&pairs, &whole, &more));
-        std::fs::create_dir(&again).unwrap();
-        let copied = std::process::Command::new("cp")
-            .args(["-r", &arg(whole.join("checkpoint-4")), &arg(&again)])
-            .status()
-            .unwrap();
-        assert!(copied.success());
+        with_checkpoint(&whole, 4, &again);
         let mut resumed = more.to_vec();
         resumed.extend(["--resume_from_checkpoint", "True"]);
         trainer_ok(rm(&pairs, &again, &resumed));

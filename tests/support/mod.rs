@@ -89,3 +89,75 @@ pub fn newest_checkpoint(output_dir: &Path) -> Option<u64> {
     let names = std::fs::read_dir(output_dir).into_iter().flatten().flatten();
     names.filter_map(|e| e.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()).max()
 }
+
+/// A golden file or folder.
+pub fn golden(name: &str) -> PathBuf {
+    root().join("tests/golden").join(name)
+}
+
+/// A stage's arguments: the shared model under the goldens' tokenizer, every update logged, no
+/// event files.
+pub fn stage(command: &str, data: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    let model = arg(shared("stories260K/hf").expect("shared data"));
+    let (out, data) = (arg(out), arg(data));
+    let tokenizer = arg(golden("dpo_curve/tokenizer"));
+    let common = [
+        command,
+        "--model_name_or_path",
+        &model,
+        "--tokenizer_name_or_path",
+        &tokenizer,
+        "--train_file_dir",
+        &data,
+        "--output_dir",
+        &out,
+        "--logging_steps",
+        "1",
+        "--report_to",
+        "none",
+    ];
+    common.iter().chain(more).map(|s| s.to_string()).collect()
+}
+
+/// The training rows of a `trainer_state.json`.
+pub fn log_rows(output_dir: &Path) -> Vec<serde_json::Value> {
+    let state = json(output_dir.join("trainer_state.json"));
+    let rows = state["log_history"].as_array().expect("log_history").clone();
+    rows.into_iter().filter(|row| row["loss"].is_f64()).collect()
+}
+
+/// Checks a metric of every update against another trainer's, where that has one.
+pub fn follows(
+    name: &str,
+    rows: &[serde_json::Value],
+    key: &str,
+    wanted: &serde_json::Value,
+    (relative, absolute): (f64, f64),
+) {
+    let wanted = wanted.as_array().expect("a list");
+    assert_eq!(rows.len(), wanted.len(), "{name}: {key}");
+    for (i, (row, want)) in rows.iter().zip(wanted).enumerate() {
+        let Some(want) = want.as_f64() else {
+            assert!(row.get(key).is_none(), "{name}, update {}: {key}", i + 1);
+            continue;
+        };
+        let got = row[key].as_f64().unwrap_or_else(|| panic!("{name}: no {key}"));
+        let near = (got - want).abs() <= relative * want.abs() + absolute;
+        assert!(near, "{name}, update {}: {key} {got} {want}", i + 1);
+    }
+}
+
+/// The bytes of an adapter's weights.
+pub fn adapter(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("adapter_model.safetensors")).expect("an adapter")
+}
+
+/// A folder that holds a copy of one checkpoint of a run and nothing else.
+pub fn with_checkpoint(run: &Path, step: u64, into: &Path) {
+    std::fs::create_dir(into).expect("a new folder");
+    let copied = Command::new("cp")
+        .args(["-r", &arg(run.join(format!("checkpoint-{step}"))), &arg(into)])
+        .status()
+        .expect("cp starts");
+    assert!(copied.success());
+}

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::flags::{self, Parsed};
 use super::screen;
+use super::settings::{self, MODEL, SAMPLING};
 use crate::config::ConfigError;
-use crate::config::table::{Kind, Setting};
+use crate::config::table::{Kind, Setting, row};
 use crate::config::values::Values;
 use crate::data::{Conversation, Message};
 use crate::error::Result;
@@ -15,94 +16,53 @@ use crate::model::generate::SamplingOptions;
 use crate::stage::chat::Speaker;
 use crate::stage::dataset::load_plugin;
 
-const MODEL: &str = "Model";
-const SAMPLING: &str = "Sampling";
 const PROMPTS: &str = "Prompts";
-
-const fn setting(
-    group: &'static str,
-    name: &'static str,
-    aliases: &'static [&'static str],
-    kind: Kind,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { name, aliases, kind, default, group, help }
-}
 
 /// Settings of `generate`; `chat` takes those without prompts.
 const TABLE: &[Setting] = &[
-    setting(MODEL, "model", &["model_name_or_path", "base_model"], Kind::Path, "", "model folder"),
-    setting(
+    row(MODEL, "model", Kind::Path, "", &["model_name_or_path", "base_model"], "model folder"),
+    row(
         MODEL,
         "adapter",
-        &["adapter_name_or_path", "lora_model", "peft_model_path"],
         Kind::Path,
         "",
+        &["adapter_name_or_path", "lora_model", "peft_model_path"],
         "LoRA adapter to put on it",
     ),
-    setting(
+    row(
         MODEL,
         "plugin",
-        &[],
         Kind::Text,
         "",
+        &[],
         "template plugin; without it the model's own chat template",
     ),
-    setting(
-        MODEL,
-        "torch_dtype",
-        &["dtype"],
-        Kind::Choice(&["float32", "bfloat16"]),
-        "float32",
-        "type of the weights in memory",
-    ),
-    setting(MODEL, "num_threads", &[], Kind::Int(0), "0", "CPU threads; 0: all"),
-    setting(SAMPLING, "max_new_tokens", &[], Kind::Int(1), "256", "most tokens of an answer"),
-    setting(SAMPLING, "temperature", &[], Kind::Float(0.0, 100.0), "0", "0: the most likely token"),
-    setting(
-        SAMPLING,
-        "top_p",
-        &[],
-        Kind::Float(0.0, 1.0),
-        "1",
-        "keep the likeliest tokens up to this probability",
-    ),
-    setting(SAMPLING, "top_k", &[], Kind::Int(0), "0", "keep so many likeliest tokens; 0: all"),
-    setting(
-        SAMPLING,
-        "repetition_penalty",
-        &[],
-        Kind::Float(f64::MIN_POSITIVE, 100.0),
-        "1",
-        "above 1: less repetition",
-    ),
-    setting(
+    settings::torch_dtype(MODEL),
+    settings::num_threads(MODEL),
+    row(SAMPLING, "max_new_tokens", Kind::Int(1), "256", &[], "most tokens of an answer"),
+    settings::TEMPERATURE,
+    settings::TOP_P,
+    settings::TOP_K,
+    settings::REPETITION_PENALTY,
+    row(
         SAMPLING,
         "stop",
-        &["stop_str"],
         Kind::List,
         "",
+        &["stop_str"],
         "text that ends an answer; may be repeated",
     ),
-    setting(SAMPLING, "seed", &[], Kind::Int(0), "42", "seed of the choice"),
-    setting(PROMPTS, "system", &["system_prompt"], Kind::Text, "", "system message"),
-    setting(PROMPTS, "prompt", &["query"], Kind::List, "", "what the user says; may be repeated"),
-    setting(PROMPTS, "data_file", &[], Kind::Path, "", "file of prompts, one a line"),
-    setting(
-        PROMPTS,
-        "output_file",
-        &[],
-        Kind::Path,
-        "",
-        "write {\"Input\", \"Output\"} lines here",
-    ),
-    setting(
+    settings::SEED,
+    row(PROMPTS, "system", Kind::Text, "", &["system_prompt"], "system message"),
+    row(PROMPTS, "prompt", Kind::List, "", &["query"], "what the user says; may be repeated"),
+    row(PROMPTS, "data_file", Kind::Path, "", &[], "file of prompts, one a line"),
+    row(PROMPTS, "output_file", Kind::Path, "", &[], "write {\"Input\", \"Output\"} lines here"),
+    row(
         PROMPTS,
         "raw",
-        &[],
         Kind::Bool,
         "False",
+        &[],
         "continue the prompt as it stands, without a template",
     ),
 ];
@@ -138,15 +98,7 @@ pub fn open(mut values: Values) -> Result<Session> {
         values.faults.push("`--model` is missing: give a model folder".into());
         String::new()
     });
-    let options = SamplingOptions {
-        temperature: values.float("temperature"),
-        top_p: values.float("top_p"),
-        top_k: values.size("top_k"),
-        repetition_penalty: values.float("repetition_penalty") as f32,
-        max_new_tokens: values.size("max_new_tokens"),
-        stop_ids: Vec::new(),
-        seed: values.int("seed").unsigned_abs(),
-    };
+    let options = settings::sampling(&mut values, "max_new_tokens");
     let bfloat16 = values.choice("torch_dtype") == "bfloat16";
     let threads = values.size("num_threads");
     if !values.faults.is_empty() {

@@ -13,6 +13,7 @@ mod quickstart;
 mod rollout;
 mod score;
 mod screen;
+mod settings;
 mod signals;
 mod tokenizer;
 mod train;

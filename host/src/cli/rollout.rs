@@ -5,110 +5,54 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::flags::{self, Parsed};
+use super::settings::{self, DATA, MODEL, SAMPLING};
 use super::{screen, signals};
 use crate::config::ConfigError;
 use crate::config::run::plugin_options;
-use crate::config::table::{Kind, Setting};
+use crate::config::table::{Kind, Setting, row};
 use crate::error::Result;
-use crate::model::generate::{SamplingOptions, StopReason};
+use crate::model::generate::StopReason;
 use crate::stage::answers::{self, Plugins};
 use crate::stage::chat::Speaker;
 
-const fn setting(
-    group: &'static str,
-    name: &'static str,
-    aliases: &'static [&'static str],
-    kind: Kind,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { name, aliases, kind, default, group, help }
-}
-
-const MODEL: &str = "Model";
-const DATA: &str = "Data";
-const SAMPLING: &str = "Sampling";
-
 const TABLE: &[Setting] = &[
-    setting(MODEL, "model_name_or_path", &["model"], Kind::Path, "", "model folder"),
-    setting(
+    row(MODEL, "model_name_or_path", Kind::Path, "", &["model"], "model folder"),
+    row(
         MODEL,
         "peft_path",
-        &["adapter", "adapter_name_or_path", "lora_model"],
         Kind::Path,
         "",
+        &["adapter", "adapter_name_or_path", "lora_model"],
         "LoRA adapter to put on it",
     ),
-    setting(
-        MODEL,
-        "torch_dtype",
-        &["dtype"],
-        Kind::Choice(&["float32", "bfloat16"]),
-        "float32",
-        "type of the weights in memory",
-    ),
-    setting(MODEL, "num_threads", &[], Kind::Int(0), "0", "CPU threads; 0: all"),
-    setting(
+    settings::torch_dtype(MODEL),
+    settings::num_threads(MODEL),
+    row(
         DATA,
         "data_file",
-        &["train_file_dir"],
         Kind::List,
         "",
+        &["train_file_dir"],
         "prompts: file, folder or pattern; may be repeated",
     ),
-    setting(
-        DATA,
-        "plugin",
-        &[],
-        Kind::List,
-        "",
-        "formatter (by default prompt) or template; may be repeated",
-    ),
-    setting(
-        DATA,
-        "plugin_options",
-        &[],
-        Kind::List,
-        "",
-        "options of a plugin: NAME={\"key\": value}; may be repeated",
-    ),
-    setting(DATA, "output_file", &[], Kind::Path, "", "where the answers go, JSON lines"),
-    setting(SAMPLING, "num_generations", &[], Kind::Int(1), "1", "answers to each prompt"),
-    setting(
+    settings::plugins(DATA, "formatter (by default prompt) or template; may be repeated"),
+    settings::plugin_options(DATA),
+    row(DATA, "output_file", Kind::Path, "", &[], "where the answers go, JSON lines"),
+    row(SAMPLING, "num_generations", Kind::Int(1), "1", &[], "answers to each prompt"),
+    row(
         SAMPLING,
         "max_completion_length",
-        &["max_new_tokens"],
         Kind::Int(1),
         "256",
+        &["max_new_tokens"],
         "most tokens of an answer",
     ),
-    setting(SAMPLING, "temperature", &[], Kind::Float(0.0, 100.0), "0", "0: the most likely token"),
-    setting(
-        SAMPLING,
-        "top_p",
-        &[],
-        Kind::Float(0.0, 1.0),
-        "1",
-        "keep the likeliest tokens up to this probability",
-    ),
-    setting(SAMPLING, "top_k", &[], Kind::Int(0), "0", "keep so many likeliest tokens; 0: all"),
-    setting(
-        SAMPLING,
-        "repetition_penalty",
-        &[],
-        Kind::Float(f64::MIN_POSITIVE, 100.0),
-        "1",
-        "above 1: less repetition",
-    ),
-    setting(
-        SAMPLING,
-        "generation_batch_size",
-        &[],
-        Kind::Int(1),
-        "64",
-        "answers generated at a time",
-    ),
-    setting(SAMPLING, "seed", &[], Kind::Int(0), "42", "seed of the choice"),
+    settings::TEMPERATURE,
+    settings::TOP_P,
+    settings::TOP_K,
+    settings::REPETITION_PENALTY,
+    row(SAMPLING, "generation_batch_size", Kind::Int(1), "64", &[], "answers generated at a time"),
+    settings::SEED,
 ];
 
 const EXAMPLE: &str =
@@ -134,15 +78,7 @@ pub fn run(args: &[String]) -> Result<()> {
         v.faults.push("`--data_file` is missing: give prompts (file or folder)".into());
     }
     let copies = v.size("num_generations");
-    let options = SamplingOptions {
-        temperature: v.float("temperature"),
-        top_p: v.float("top_p"),
-        top_k: v.size("top_k"),
-        repetition_penalty: v.float("repetition_penalty") as f32,
-        max_new_tokens: v.size("max_completion_length"),
-        stop_ids: Vec::new(),
-        seed: v.int("seed").unsigned_abs(),
-    };
+    let options = settings::sampling(&mut v, "max_completion_length");
     let slots = v.size("generation_batch_size");
     let bfloat16 = v.choice("torch_dtype") == "bfloat16";
     let threads = v.size("num_threads");

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::flags::{self, Parsed};
 use super::screen;
+use super::settings::{self, DATA};
 use crate::config::run::plugin_options;
-use crate::config::table::{Kind, Setting};
+use crate::config::table::{Kind, Setting, row};
 use crate::config::{ConfigError, RewardFailure};
 use crate::error::Result;
 use crate::objective::policy::mean_std;
@@ -16,72 +17,39 @@ use crate::stage::dataset::load_plugin;
 use crate::stage::rl::reward::{Answer, Rewards};
 use crate::stage::rl::reward_model::RewardModel;
 
-const fn setting(
-    group: &'static str,
-    name: &'static str,
-    aliases: &'static [&'static str],
-    kind: Kind,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { name, aliases, kind, default, group, help }
-}
-
 const REWARDS: &str = "Rewards";
-const DATA: &str = "Data";
 
 const TABLE: &[Setting] = &[
-    setting(
+    row(
         DATA,
         "data_file",
-        &[],
         Kind::List,
         "",
+        &[],
         "answers: rows with prompt, completion and, where a reward needs it, reference; may be repeated",
     ),
-    setting(DATA, "output_file", &[], Kind::Path, "", "where the scores go, JSON lines"),
-    setting(
-        REWARDS,
-        "plugin",
-        &[],
-        Kind::List,
-        "",
-        "reward, or the template for reward models; may be repeated",
-    ),
-    setting(
-        REWARDS,
-        "plugin_options",
-        &[],
-        Kind::List,
-        "",
-        "options of a plugin: NAME={\"key\": value}; may be repeated",
-    ),
-    setting(
+    row(DATA, "output_file", Kind::Path, "", &[], "where the scores go, JSON lines"),
+    settings::plugins(REWARDS, "reward, or the template for reward models; may be repeated"),
+    settings::plugin_options(REWARDS),
+    row(
         REWARDS,
         "reward_model_name_or_path",
-        &["reward_model", "reward_model_path"],
         Kind::List,
         "",
+        &["reward_model", "reward_model_path"],
         "folder of a reward model or of its adapter; may be repeated",
     ),
-    setting(
+    row(
         REWARDS,
         "reward_failure",
-        &[],
         Kind::Choice(&["fail", "null", "zero"]),
         "fail",
+        &[],
         "what a reward that fails on an answer does",
     ),
-    setting(
-        REWARDS,
-        "torch_dtype",
-        &["dtype"],
-        Kind::Choice(&["float32", "bfloat16"]),
-        "float32",
-        "type of the reward models' weights",
-    ),
-    setting(REWARDS, "num_threads", &[], Kind::Int(0), "0", "CPU threads; 0: all"),
-    setting(REWARDS, "seed", &[], Kind::Int(0), "42", "seed handed to plugins"),
+    settings::torch_dtype(REWARDS),
+    settings::num_threads(REWARDS),
+    row(REWARDS, "seed", Kind::Int(0), "42", &[], "seed handed to plugins"),
 ];
 
 const EXAMPLE: &str =

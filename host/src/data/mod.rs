@@ -6,7 +6,7 @@
 pub mod column;
 pub mod error;
 pub mod example;
-pub mod fingerprint;
+pub(crate) mod json_value;
 pub mod ledger;
 pub mod source;
 pub mod split;
@@ -15,7 +15,6 @@ pub mod tokens;
 pub use column::{ColumnKind, ColumnNeed, JSON_METADATA_KEY, Projection, ROW_COLUMN};
 pub use error::{DataError, Reject, RejectKind};
 pub use example::{Conversation, Example, Message, Provenance};
-pub use fingerprint::{Fingerprint, fingerprint};
 pub use ledger::{Ledger, Totals};
 pub use source::{Discovered, Ignored, ReadOptions, SourceBatch, SourceFile, SourceReader};
 pub use split::Split;

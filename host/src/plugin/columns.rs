@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 
 use super::bindings::types;
 use super::error::{PluginError, Who, shown};
-use super::json;
+use crate::data::json_value;
 
 /// A `Utf8` field with this metadata key set to `true` holds JSON texts: the values as they stand
 /// in a JSON source.
@@ -213,7 +213,9 @@ pub(super) fn convert(
         });
         let whole = match (fault, reads.whole_rows) {
             (Some(why), _) => Err(why),
-            (None, true) => json::row(batch, row).map(Some),
+            (None, true) => json_value::row(batch, row, is_json)
+                .map(Some)
+                .map_err(|(name, why)| format!("field `{}` {why}", shown(&name))),
             (None, false) => Ok(None),
         };
         match whole {
@@ -291,8 +293,21 @@ fn push(values: &mut types::Values, cell: Cell) {
     }
 }
 
-pub(super) fn is_json(field: &Field) -> bool {
+fn is_json(field: &Field) -> bool {
     field.metadata().get(JSON_METADATA_KEY).is_some_and(|v| v == "true")
+}
+
+/// What a JSON value is, for messages.
+pub(super) fn kind_name(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 /// The values of a column as `kind`; the column's type when it can't be.
@@ -312,7 +327,7 @@ fn cells(field: &Field, array: &ArrayRef, kind: Kind) -> Result<Vec<Cell>, DataT
 
     if kind == Kind::Json && !(is_text && is_json(field)) {
         return Ok((0..array.len())
-            .map(|row| match json::value(field, array.as_ref(), row) {
+            .map(|row| match json_value::value(field, array.as_ref(), row, is_json) {
                 Ok(None) => Cell::Null,
                 Ok(Some(text)) => Cell::Text(text),
                 Err(why) => Cell::Fault(format!("field `{}` {why}", shown(name))),
@@ -412,7 +427,7 @@ fn from_json(name: &str, text: &str, kind: Kind) -> Cell {
         Err(e) => return Cell::Fault(format!("field `{}`: {e}", shown(name))),
     };
     let fault = |what: &str| {
-        Cell::Fault(format!("field `{}` is {}, not {what}", shown(name), json::kind_name(&value)))
+        Cell::Fault(format!("field `{}` is {}, not {what}", shown(name), kind_name(&value)))
     };
     match (kind, &value) {
         (_, Value::Null) => Cell::Null,

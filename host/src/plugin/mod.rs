@@ -23,7 +23,6 @@ mod component;
 mod engine;
 mod error;
 mod formatter;
-mod json;
 mod limits;
 mod options;
 mod pool;

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value};
 
+use super::columns::kind_name;
 use super::error::shown;
-use super::json::kind_name;
 
 /// The options as an object.
 ///

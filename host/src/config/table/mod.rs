@@ -41,7 +41,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-pub(super) const fn row(
+pub(crate) const fn row(
     group: &'static str,
     name: &'static str,
     kind: Kind,

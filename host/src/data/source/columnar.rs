@@ -8,10 +8,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringAr
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 
+use super::SourceBatch;
 use super::rows::{Cell, array, field, record_batch};
-use super::{SourceBatch, value};
 use crate::data::column::{ColumnKind, JSON_METADATA_KEY, Projection, ROW_COLUMN};
 use crate::data::error::{DataError, Reject, RejectKind, names, nearest, shown};
+use crate::data::json_value;
 use crate::limits::DATA_COLUMNS_MAX;
 
 /// Runs a decoder; its errors and its panics become [`DataError::Columnar`].
@@ -119,11 +120,11 @@ pub(super) fn convert(
     }
     if *whole_row {
         fields.push(field(ROW_COLUMN, ColumnKind::Json));
-        let texts = (0..batch.num_rows()).map(|row| match value::row(batch, row) {
+        let texts = (0..batch.num_rows()).map(|row| match json_value::row(batch, row, |_| false) {
             Ok(text) => Some(text),
-            Err(why) => {
+            Err((name, why)) => {
                 if let Some(fault) = faults.get_mut(row) {
-                    fault.get_or_insert(why);
+                    fault.get_or_insert(format!("has a field `{name}` that {why}"));
                 }
                 None
             }
@@ -188,18 +189,12 @@ fn column(
     );
     match kind {
         ColumnKind::Json => {
+            let field = Field::new("value", ty.clone(), true);
             let texts = (0..source.len()).map(|row| {
-                if value::is_null(source.as_ref(), row) {
-                    return None;
-                }
-                let mut out = String::new();
-                match value::write(source.as_ref(), row, 0, &mut out) {
-                    Ok(()) => Some(out),
-                    Err(why) => {
-                        fault(row, why);
-                        None
-                    }
-                }
+                json_value::value(&field, source.as_ref(), row, |_| false).unwrap_or_else(|why| {
+                    fault(row, why);
+                    None
+                })
             });
             Ok(Arc::new(texts.collect::<StringArray>()))
         }

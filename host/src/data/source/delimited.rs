@@ -8,9 +8,10 @@ use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use super::bytes::{self, ByteStream};
 use super::json::text_of;
 use super::rows::{Cell, Fault, Free, Gather};
-use super::{FileReader, ReadOptions, SourceBatch, SourceFile, value};
+use super::{FileReader, ReadOptions, SourceBatch, SourceFile};
 use crate::data::column::{ColumnKind, Projection};
 use crate::data::error::{DataError, RejectKind, names, nearest, shown};
+use crate::data::json_value;
 use crate::limits::{DATA_COLUMNS_MAX, JSONL_LINE_BYTES_MAX};
 
 /// Reads a table in text.
@@ -241,9 +242,9 @@ pub(super) fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a &'a str)>
         if out.len() > 1 {
             out.push(',');
         }
-        value::string(name, &mut out);
+        json_value::string(name, &mut out);
         out.push(':');
-        value::string(text, &mut out);
+        json_value::string(text, &mut out);
     }
     out.push('}');
     out
@@ -261,7 +262,7 @@ pub(super) fn cell(name: &str, kind: ColumnKind, text: &str) -> Result<Cell, Fau
         ColumnKind::Binary => Some(Cell::Bytes(text.as_bytes().to_vec())),
         ColumnKind::Json => {
             let mut out = String::new();
-            value::string(text, &mut out);
+            json_value::string(text, &mut out);
             Some(Cell::Text(out))
         }
         ColumnKind::Int64 => trimmed.parse().ok().map(Cell::Int),

@@ -14,7 +14,6 @@ mod lines;
 mod parquet;
 mod rows;
 mod text;
-mod value;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
