@@ -309,6 +309,13 @@ fn bfloat16_weights_and_full_fine_tuning_learn() {
     let seen = losses(&full);
     assert!(seen[5].1 < seen[0].1, "{seen:?}");
     assert!(full.join("model.safetensors").is_file() && full.join("config.json").is_file());
+    // Asked for in bfloat16, what is trained stays in float32, and the user is told.
+    let same = tmp.path().join("same");
+    let mut more = args.to_vec();
+    more.extend(["--torch_dtype", "bfloat16"]);
+    let screen = trainer_ok(short(&model, &data, &same, &more));
+    assert!(screen.contains("stay in float32"), "{screen}");
+    assert_eq!(losses(&same), seen);
     // The full model is a base again.
     trainer_ok(short(&full, &data, &tmp.path().join("next"), &["--max_steps", "1"]));
 }

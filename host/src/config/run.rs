@@ -41,7 +41,7 @@ pub struct RunConfig {
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
     pub tokenizer_name_or_path: Option<PathBuf>,
-    /// Whether matrices are kept in bfloat16.
+    /// Whether frozen matrices are kept in bfloat16.
     pub bfloat16: bool,
     /// CPU threads; 0: all.
     pub num_threads: usize,
@@ -210,9 +210,6 @@ impl RunConfig {
     fn cross_check(&self, v: &mut Values) {
         let args = &self.training;
         let mut faults = Vec::new();
-        if self.bfloat16 && !self.use_peft {
-            faults.push("weights that are trained as a whole are kept in float32; leave `--torch_dtype bfloat16` out");
-        }
         if self.stage.samples() && self.lora_dropout > 0.0 {
             faults.push(
                 "`--lora_dropout` would make the policy another one than the one that sampled; leave it out",
@@ -378,8 +375,6 @@ mod tests {
 
     #[test]
     fn impossible_combinations_are_refused() {
-        let both = resolve(&[("torch_dtype", "bfloat16"), ("use_peft", "False")]).unwrap_err();
-        assert!(both.contains("kept in float32"));
         let best = [("load_best_model_at_end", "True"), ("eval_strategy", "no")];
         assert!(resolve(&best).unwrap_err().contains("needs evaluations"));
         assert!(resolve(&[("output_dir", "m")]).unwrap_err().contains("choose another"));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use super::causal_task::CausalTask;
 use super::dataset::{self, Dataset, Pipeline};
@@ -59,6 +59,7 @@ pub fn prepare<'a>(
     }
     let mut notices = model_config.notices.clone();
     notices.extend(tokenizer.notices.iter().cloned());
+    notices.extend(setup::dtype_notice(config));
     if config.pretraining.is_some() && tokenizer.eos().is_none() {
         notices.push(
             "the tokenizer has no end-of-text token: documents follow each other unmarked".into(),
@@ -72,7 +73,7 @@ pub fn prepare<'a>(
     }
     let manifest = setup::manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
 
-    let dtype = if config.bfloat16 { DType::BF16 } else { DType::F32 };
+    let dtype = setup::base_dtype(config);
     let (weights, unused) = match scratch {
         Some(_) => {
             (Weights::random(&model_config.spec, args.seed, dtype, &device)?, Default::default())
@@ -113,7 +114,7 @@ pub fn prepare<'a>(
         stage: config.stage.name(),
         model,
         parameters: num_parameters(&spec),
-        dtype: if config.bfloat16 { "bfloat16" } else { "float32" },
+        dtype: setup::base_dtype_name(config),
         trained: params.num_values(),
         train_rows: train.ledger.lines(),
         sequences: train.examples.len(),

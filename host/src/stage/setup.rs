@@ -213,6 +213,7 @@ pub(super) fn inputs<T: Item>(
     let manifest = manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
     let mut notices = model_config.notices.clone();
     notices.extend(tokenizer.notices.iter().cloned());
+    notices.extend(dtype_notice(config));
     Ok(Inputs {
         lock,
         model_config,
@@ -226,15 +227,35 @@ pub(super) fn inputs<T: Item>(
     })
 }
 
-/// Type of the frozen weights.
+/// Type of frozen models.
 pub(super) fn dtype(config: &RunConfig) -> DType {
     if config.bfloat16 { DType::BF16 } else { DType::F32 }
+}
+
+/// Type of the base's weights. Trained ones are float32: an update is often less than the last
+/// bit of a bfloat16, and would be lost.
+pub(super) fn base_dtype(config: &RunConfig) -> DType {
+    if config.use_peft { dtype(config) } else { DType::F32 }
+}
+
+/// How the type of the base's weights is named.
+pub(super) fn base_dtype_name(config: &RunConfig) -> &'static str {
+    if base_dtype(config) == DType::BF16 { "bfloat16" } else { "float32" }
+}
+
+/// What the user should know of the types.
+pub(super) fn dtype_notice(config: &RunConfig) -> Option<String> {
+    (config.bfloat16 && !config.use_peft).then(|| {
+        "all weights are trained, so they stay in float32 although --torch_dtype is bfloat16: \
+         smaller updates than a bfloat16 can hold would be lost"
+            .into()
+    })
 }
 
 /// The base's decoder; `spec` may leave out its head.
 pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Decoder> {
     let base = &config.model_name_or_path;
-    let (weights, _) = Weights::load(base, spec, dtype(config), &Device::Cpu)?;
+    let (weights, _) = Weights::load(base, spec, base_dtype(config), &Device::Cpu)?;
     let positions = config.model_max_length;
     let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
     decoder.gradient_checkpointing = config.gradient_checkpointing;
@@ -274,7 +295,7 @@ pub(super) fn summary<T>(
 ) -> Summary {
     let work = Workload {
         tokens: sizes.most_tokens,
-        weight_bytes: dtype(config).size_in_bytes(),
+        weight_bytes: base_dtype(config).size_in_bytes(),
         trained_values: params.num_values(),
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
@@ -285,7 +306,7 @@ pub(super) fn summary<T>(
         stage: config.stage.name(),
         model: format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
         parameters: num_parameters(spec),
-        dtype: if config.bfloat16 { "bfloat16" } else { "float32" },
+        dtype: base_dtype_name(config),
         trained: params.num_values(),
         train_rows: inputs.train.ledger.lines(),
         sequences: sizes.sequences,

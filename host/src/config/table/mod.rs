@@ -89,7 +89,7 @@ pub const SFT: &[Setting] = &[
         Kind::Choice(&["float32", "bfloat16"]),
         "float32",
         &["dtype"],
-        "type of the frozen weights; bfloat16 halves their memory",
+        "type of the frozen weights; bfloat16 halves their memory (trained ones stay in float32)",
     ),
     row(MODEL, "num_threads", Kind::Int(0), "0", &[], "CPU threads; 0: all"),
     row(
