@@ -59,6 +59,14 @@ pub const PLUGIN_LOG_BYTES_MAX: usize = 16 << 20;
 pub const PLUGIN_LOG_LINE_CHARS_MAX: usize = 1_000;
 /// Largest options text, bytes.
 pub const PLUGIN_OPTIONS_BYTES_MAX: usize = 1 << 20;
+/// Text handed to a worker at a time, bytes; a longer line makes a longer block.
+pub const DATA_BLOCK_TEXT_BYTES: usize = 1 << 20;
+/// Bytes of a text file that several machines deal out as one part.
+pub const DATA_RANGE_BYTES: u64 = 64 << 20;
+/// Rows gathered for one row group of a converted file, bytes before compression.
+pub const CONVERT_GROUP_BYTES: usize = 16 << 20;
+/// Rows after which a conversion judges the share of rejected rows for the first time.
+pub const CONVERT_REJECTS_FROM_ROWS: u64 = 1000;
 /// Raw bytes of rows that a data reader gathers before it hands a batch over, however few they are.
 pub const DATA_BATCH_BYTES: usize = 16 << 20;
 /// Largest size of one decompressed `.gz` or `.zst` data file, bytes.

@@ -1,6 +1,7 @@
 //! The command line: one file per command. The only place that prints.
 
 mod chat;
+mod convert;
 mod flags;
 mod generate;
 mod import;
@@ -91,6 +92,7 @@ const COMMANDS: &[Command] = &[
         about: "run a pipeline of stages, each on the one before",
         run: pipeline::run,
     },
+    Command { name: "convert", about: "turn data files into other data files", run: convert::run },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },

@@ -308,6 +308,35 @@ pub enum DataError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A column that is of different types in files that become one.
+    #[error(
+        "column `{column}` of `{file}` is {got}, in the files before it is {expected}; convert them apart, or to .jsonl"
+    )]
+    ColumnsDiffer {
+        /// The file.
+        file: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        got: String,
+        /// Its type in files before.
+        expected: String,
+    },
+    /// Too large a share of rejected rows.
+    #[error(
+        "{rejected} of {rows} rows are rejected, more than {} %; the first: {first}; fix the data or the formatter's options, or raise --max_reject_rate",
+        limit * 100.0
+    )]
+    TooManyRejects {
+        /// Rows rejected.
+        rejected: u64,
+        /// Rows read.
+        rows: u64,
+        /// Share allowed.
+        limit: f64,
+        /// The first of them.
+        first: String,
+    },
     /// A bad row where bad rows end the command.
     #[error("{0}; fix or remove the row")]
     Row(Box<Reject>),

@@ -16,5 +16,8 @@ pub use column::{ColumnKind, ColumnNeed, JSON_METADATA_KEY, Projection, ROW_COLU
 pub use error::{DataError, Reject, RejectKind};
 pub use example::{Conversation, Example, Message, Provenance};
 pub use ledger::{Ledger, Totals};
-pub use source::{Discovered, Ignored, ReadOptions, SourceBatch, SourceFile, SourceReader};
+pub use source::{
+    Block, Blocks, Compression, Discovered, Ignored, ReadOptions, SourceBatch, SourceFile,
+    SourceReader,
+};
 pub use split::Split;

@@ -84,6 +84,19 @@ impl Plugin {
         over_pieces(batches, |piece| self.format_piece(piece))
     }
 
+    /// As [`Plugin::format`], of one batch and on this thread alone.
+    ///
+    /// # Errors
+    /// As [`Plugin::format`].
+    pub fn format_here(&self, batch: &RecordBatch) -> Result<Vec<RowOutcome>, PluginError> {
+        self.expect(World::Formatter)?;
+        let mut outcomes = Vec::with_capacity(batch.num_rows());
+        for piece in pieces(std::slice::from_ref(batch)) {
+            outcomes.extend(self.format_piece(&piece)?);
+        }
+        Ok(outcomes)
+    }
+
     fn format_piece(&self, piece: &Piece<'_>) -> Result<Vec<RowOutcome>, PluginError> {
         let batch = piece.batch.slice(piece.offset, piece.rows);
         let mut rows = columns::convert(self.who(), self.reads(), &batch)?;

@@ -1,7 +1,7 @@
 //! The bytes of a text source as a stream: decompressed within bounds, without a byte order mark.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +49,24 @@ pub fn open(path: &Path, name: &str, compression: Compression) -> Result<ByteStr
         stream.consume(3);
     }
     Ok(stream)
+}
+
+/// Opens a plain file at byte `start`.
+///
+/// # Errors
+/// [`DataError::Fs`].
+pub fn open_at(path: &Path, name: &str, start: u64) -> Result<ByteStream, DataError> {
+    if start == 0 {
+        return open(path, name, Compression::None);
+    }
+    let mut file = File::open(path).map_err(io_error("read", path))?;
+    file.seek(SeekFrom::Start(start)).map_err(io_error("read", path))?;
+    Ok(BufReader::with_capacity(BUFFER_BYTES, Box::new(file)))
+}
+
+/// Bytes in memory as such a stream.
+pub fn of_bytes(bytes: Vec<u8>) -> ByteStream {
+    BufReader::with_capacity(BUFFER_BYTES, Box::new(io::Cursor::new(bytes)))
 }
 
 /// A read error of such a stream as what it means.

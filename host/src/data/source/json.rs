@@ -36,29 +36,34 @@ pub(super) struct JsonReader {
     any_row: bool,
     any_blank: bool,
     done: bool,
+    part: bool,
 }
 
 impl JsonReader {
     pub fn open(file: &SourceFile, options: &ReadOptions) -> Result<Self, DataError> {
         let mut stream = bytes::open(&file.path, &file.name, file.compression)?;
-        let head = stream
-            .fill_buf()
-            .map_err(|e| bytes::failed(&file.path, &file.name, file.compression, e))?;
-        let lower = file.name.to_ascii_lowercase();
-        let stem = lower.strip_suffix(".gz").or_else(|| lower.strip_suffix(".zst"));
-        let free_form = stem.unwrap_or(&lower).ends_with(".json");
-        let rows = match layout(head, free_form) {
+        let rows = match layout_of(file, &mut stream)? {
             Layout::Lines => Rows::Lines(Lines::new(stream, JSONL_LINE_BYTES_MAX)),
             Layout::Array => Rows::Elements(Elements::array(stream, JSONL_LINE_BYTES_MAX)),
             Layout::Objects => Rows::Elements(Elements::sequence(stream, JSONL_LINE_BYTES_MAX)),
         };
+        Ok(Self::reading(file, rows, options))
+    }
+
+    /// Reads lines that are a part of a file: what only the whole file can tell (that it has rows,
+    /// and every column) is not checked.
+    pub fn part(file: &SourceFile, lines: Lines<ByteStream>, options: &ReadOptions) -> Self {
+        Self { part: true, ..Self::reading(file, Rows::Lines(lines), options) }
+    }
+
+    fn reading(file: &SourceFile, rows: Rows, options: &ReadOptions) -> Self {
         let unseen = match &options.projection {
             Projection::All => Vec::new(),
             Projection::Columns { needs, .. } => {
                 needs.iter().filter(|n| !n.optional).map(|n| n.name.clone()).collect()
             }
         };
-        Ok(Self {
+        Self {
             file: file.clone(),
             rows,
             gather: Gather::new(file.name.clone(), options.projection.clone(), options.batch_rows),
@@ -67,7 +72,8 @@ impl JsonReader {
             any_row: false,
             any_blank: false,
             done: false,
-        })
+            part: false,
+        }
     }
 
     /// Reads one row; false at the end of the file.
@@ -119,6 +125,9 @@ impl FileReader for JsonReader {
         while !self.done && !self.gather.is_full() {
             if !self.step()? {
                 self.done = true;
+                if self.part {
+                    break;
+                }
                 if !self.any_row {
                     let detail = if self.any_blank { ", only blank lines" } else { "" };
                     return Err(DataError::NoRows { file: shown(&self.file.name), detail });
@@ -137,10 +146,25 @@ impl FileReader for JsonReader {
     }
 }
 
-enum Layout {
+/// How the rows of a JSON file lie in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Layout {
+    /// One a line.
     Lines,
+    /// Elements of one array.
     Array,
+    /// Objects one after the other, over several lines each.
     Objects,
+}
+
+/// The layout of a file, by its name and the beginning of its `stream`, which stays unread.
+pub(super) fn layout_of(file: &SourceFile, stream: &mut ByteStream) -> Result<Layout, DataError> {
+    let head = stream
+        .fill_buf()
+        .map_err(|e| bytes::failed(&file.path, &file.name, file.compression, e))?;
+    let lower = file.name.to_ascii_lowercase();
+    let stem = lower.strip_suffix(".gz").or_else(|| lower.strip_suffix(".zst"));
+    Ok(layout(head, stem.unwrap_or(&lower).ends_with(".json")))
 }
 
 /// How the rows lie in a file that begins with `head`. Objects written over several lines are

@@ -22,7 +22,12 @@ pub struct Lines<R> {
 impl<R: BufRead> Lines<R> {
     /// Lines of `stream`, each of at most `limit` bytes.
     pub fn new(stream: R, limit: usize) -> Self {
-        Self { stream, limit, number: 0, buffer: Vec::new() }
+        Self::after(stream, limit, 0)
+    }
+
+    /// The same, of a stream that goes on behind `lines` lines.
+    pub fn after(stream: R, limit: usize, lines: u64) -> Self {
+        Self { stream, limit, number: lines, buffer: Vec::new() }
     }
 
     /// 1-based number of the line in the buffer.

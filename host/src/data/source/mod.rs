@@ -2,6 +2,7 @@
 //! streamed: what is in memory at a time is bounded by a batch (for Parquet by the pages of one
 //! row group, for Arrow by one message), never by a file.
 
+mod blocks;
 mod bytes;
 mod columnar;
 mod delimited;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+pub use blocks::{Block, Blocks, Unit, units};
 pub use discover::{Discovered, Ignored, discover, discover_file, discover_folder};
 pub use format::{Compression, EXTENSIONS, Format};
 

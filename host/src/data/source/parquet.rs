@@ -25,8 +25,34 @@ pub(super) struct ParquetReader {
     next_row: u64,
 }
 
+/// Rows of each row group of a file.
+pub(super) fn row_groups(file: &SourceFile) -> Result<Vec<u64>, DataError> {
+    let handle = File::open(&file.path).map_err(io_error("read", &file.path))?;
+    let builder = fence(&file.name, FORMAT, || ParquetRecordBatchReaderBuilder::try_new(handle))?;
+    let groups = builder.metadata().row_groups().iter();
+    Ok(groups.map(|g| u64::try_from(g.num_rows()).unwrap_or(0)).collect())
+}
+
 impl ParquetReader {
     pub fn open(file: &SourceFile, options: &ReadOptions) -> Result<Self, DataError> {
+        Self::of(file, options, None)
+    }
+
+    /// Reads one row group, which begins behind `before` rows.
+    pub fn group(
+        file: &SourceFile,
+        options: &ReadOptions,
+        group: usize,
+        before: u64,
+    ) -> Result<Self, DataError> {
+        Self::of(file, options, Some((group, before)))
+    }
+
+    fn of(
+        file: &SourceFile,
+        options: &ReadOptions,
+        only: Option<(usize, u64)>,
+    ) -> Result<Self, DataError> {
         let handle = File::open(&file.path).map_err(io_error("read", &file.path))?;
         let builder =
             fence(&file.name, FORMAT, || ParquetRecordBatchReaderBuilder::try_new(handle))?;
@@ -36,9 +62,14 @@ impl ParquetReader {
         let rows = (DATA_BATCH_BYTES as u64 / row_bytes.max(1)).max(1);
         let rows = rows.min(options.batch_rows.max(1) as u64) as usize;
         let reader = fence(&file.name, FORMAT, || {
-            builder.with_projection(mask).with_batch_size(rows).build()
+            let builder = builder.with_projection(mask).with_batch_size(rows);
+            match only {
+                Some((group, _)) => builder.with_row_groups(vec![group]).build(),
+                None => builder.build(),
+            }
         })?;
-        Ok(Self { file: file.clone(), projection: options.projection.clone(), reader, next_row: 1 })
+        let next_row = only.map_or(0, |(_, before)| before) + 1;
+        Ok(Self { file: file.clone(), projection: options.projection.clone(), reader, next_row })
     }
 }
 

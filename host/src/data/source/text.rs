@@ -47,13 +47,22 @@ impl TextReader {
         } else {
             Documents::Lines(Lines::new(stream, JSONL_LINE_BYTES_MAX))
         };
-        Ok(Self {
+        Ok(Self::reading(file, documents, options))
+    }
+
+    /// Reads lines that are a part of a file, which may be blank as a whole.
+    pub fn part(file: &SourceFile, lines: Lines<ByteStream>, options: &ReadOptions) -> Self {
+        Self { any_row: true, ..Self::reading(file, Documents::Lines(lines), options) }
+    }
+
+    fn reading(file: &SourceFile, documents: Documents, options: &ReadOptions) -> Self {
+        Self {
             file: file.clone(),
             documents,
             gather: Gather::new(file.name.clone(), options.projection.clone(), options.batch_rows),
             any_row: false,
             done: false,
-        })
+        }
     }
 
     fn step(&mut self) -> Result<bool, DataError> {

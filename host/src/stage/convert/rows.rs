@@ -1,0 +1,109 @@
+//! Converted rows on their way to a file: columns, or lines of JSON.
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+
+/// Some rows.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// Columns of the output's schema.
+    Columns(RecordBatch),
+    /// JSON objects, each ending with a line feed.
+    Lines {
+        /// The text.
+        text: Vec<u8>,
+        /// Where each row ends in it.
+        ends: Vec<usize>,
+    },
+}
+
+impl Rows {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Rows::Columns(batch) => batch.num_rows(),
+            Rows::Lines { ends, .. } => ends.len(),
+        }
+    }
+
+    /// Size before compression, bytes: a function of the rows alone.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Rows::Columns(batch) => {
+                let data = batch.columns().iter().map(|c| {
+                    // Buffers of slices are counted as a whole elsewhere; here only what is used.
+                    c.to_data()
+                        .get_slice_memory_size()
+                        .unwrap_or_else(|_| c.get_array_memory_size())
+                });
+                data.sum()
+            }
+            Rows::Lines { text, .. } => text.len(),
+        }
+    }
+
+    /// Rows `from..to`.
+    pub fn slice(&self, from: usize, to: usize) -> Rows {
+        match self {
+            Rows::Columns(batch) => Rows::Columns(batch.slice(from, to - from)),
+            Rows::Lines { text, ends } => {
+                let end = |rows: usize| if rows == 0 { 0 } else { ends[rows - 1] };
+                let start = end(from);
+                Rows::Lines {
+                    text: text[start..end(to)].to_vec(),
+                    ends: ends[from..to].iter().map(|e| e - start).collect(),
+                }
+            }
+        }
+    }
+}
+
+/// Rows in order, joined.
+///
+/// # Errors
+/// Columns of different schemas, which a conversion never makes.
+pub fn joined(parts: Vec<Rows>) -> Result<Option<Rows>, ArrowError> {
+    let mut parts = parts.into_iter();
+    let Some(first) = parts.next() else { return Ok(None) };
+    Ok(Some(match first {
+        Rows::Columns(first) => {
+            let schema = first.schema();
+            let rest = parts.filter_map(|p| match p {
+                Rows::Columns(batch) => Some(batch),
+                Rows::Lines { .. } => None,
+            });
+            let all: Vec<RecordBatch> = std::iter::once(first).chain(rest).collect();
+            Rows::Columns(concat_batches(&schema, &all)?)
+        }
+        Rows::Lines { mut text, mut ends } => {
+            for part in parts {
+                if let Rows::Lines { text: more, ends: further } = part {
+                    let before = text.len();
+                    text.extend_from_slice(&more);
+                    ends.extend(further.iter().map(|e| e + before));
+                }
+            }
+            Rows::Lines { text, ends }
+        }
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_and_joined() {
+        let rows = Rows::Lines { text: b"a\nbb\nccc\n".to_vec(), ends: vec![2, 5, 9] };
+        let (head, tail) = (rows.slice(0, 1), rows.slice(1, 3));
+        let Rows::Lines { text, ends } = &tail else { panic!() };
+        assert_eq!(
+            (text.as_slice(), ends.as_slice()),
+            (b"bb\nccc\n".as_slice(), [3, 7].as_slice())
+        );
+        let Some(Rows::Lines { text, ends }) = joined(vec![head, tail]).unwrap() else { panic!() };
+        assert_eq!((text.as_slice(), ends), (b"a\nbb\nccc\n".as_slice(), vec![2, 5, 9]));
+    }
+}

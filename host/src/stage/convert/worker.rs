@@ -1,0 +1,267 @@
+//! What happens to one block: read, format, lay out; every row accounted for.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::SchemaRef;
+use serde_json::{Map, Value};
+
+use super::infer::Table;
+use super::json_lines::JsonLines;
+use super::rows::Rows;
+use super::shape::{Columns, Shape};
+use crate::data::error::shown;
+use crate::data::source::{Block, ReadOptions};
+use crate::data::{
+    DataError, Example, Ledger, Provenance, ROW_COLUMN, Reject, RejectKind, SourceBatch,
+};
+use crate::error::Result;
+use crate::plugin::{Plugin, Verdict};
+
+/// How rows become output.
+pub enum Way {
+    /// A formatter makes examples of them.
+    Examples {
+        /// The formatter.
+        plugin: Box<Plugin>,
+        /// What examples look like.
+        shape: Shape,
+        /// Whether as columns, and not as lines.
+        columnar: bool,
+    },
+    /// Their own JSON text.
+    Lines,
+    /// Columns of the types found in all of them.
+    Typed(Table),
+    /// Their own columns, brought into this order.
+    Columns(SchemaRef),
+}
+
+/// What became of a block.
+pub struct Done {
+    /// Its rows.
+    pub rows: Vec<Rows>,
+    /// Their account.
+    pub ledger: Ledger,
+    /// The rejected ones, in order.
+    pub rejects: Vec<Reject>,
+    /// Bytes of text it held.
+    pub bytes: u64,
+}
+
+/// The account of a block while it is worked on.
+#[derive(Default)]
+struct Account {
+    ledger: Ledger,
+    rejects: Vec<Reject>,
+}
+
+impl Account {
+    fn read(&mut self, batch: &SourceBatch) {
+        self.ledger.read(batch);
+        self.rejects.extend(batch.rejects.iter().cloned());
+    }
+
+    fn reject(&mut self, at: &Provenance, kind: RejectKind, reason: String, excerpt: String) {
+        let reject = Reject { file: at.file.clone(), row: at.row, kind, reason, excerpt };
+        self.ledger.rejected(reject.clone());
+        self.rejects.push(reject);
+    }
+}
+
+/// Works on one block.
+///
+/// # Errors
+/// A file that can't be read on, a plugin that breaks its contract.
+pub fn convert(way: &Way, block: Block, options: &ReadOptions) -> Result<Done> {
+    let bytes = block.bytes();
+    let batches = block.read(options)?;
+    let mut account = Account::default();
+    let rows = match way {
+        Way::Examples { plugin, shape, columnar } => {
+            vec![examples(plugin, *shape, *columnar, &batches, &mut account)?]
+        }
+        Way::Lines => vec![lines(&batches, &mut account)],
+        Way::Typed(table) => vec![typed(table, &batches, &mut account)?],
+        Way::Columns(schema) => {
+            let mut rows = Vec::with_capacity(batches.len());
+            for batch in &batches {
+                account.read(batch);
+                rows.push(Rows::Columns(arranged(schema, batch)?));
+                used(&mut account, batch);
+            }
+            rows
+        }
+    };
+    Ok(Done { rows, ledger: account.ledger, rejects: account.rejects, bytes })
+}
+
+fn used(account: &mut Account, batch: &SourceBatch) {
+    for i in 0..batch.rows.len() {
+        account.ledger.used(&batch.provenance(i), 1);
+    }
+}
+
+fn broken(batch: &SourceBatch, problem: &dyn std::fmt::Display) -> DataError {
+    DataError::Columnar {
+        file: shown(&batch.file),
+        format: "columns",
+        problem: shown(&problem.to_string()),
+    }
+}
+
+enum Builder {
+    Lines(JsonLines),
+    Columns(Box<Columns>),
+}
+
+fn examples(
+    plugin: &Plugin,
+    shape: Shape,
+    columnar: bool,
+    batches: &[SourceBatch],
+    account: &mut Account,
+) -> Result<Rows> {
+    let mut builder = match columnar {
+        true => Builder::Columns(Box::new(Columns::new(shape))),
+        false => Builder::Lines(JsonLines::new(shape)),
+    };
+    for batch in batches {
+        account.read(batch);
+        let outcomes = plugin.format_here(&batch.batch)?;
+        for (i, outcome) in outcomes.into_iter().enumerate() {
+            let at = batch.provenance(i);
+            for note in &outcome.notes {
+                account.ledger.note(&at.file, note);
+            }
+            let examples: Vec<Example> = match outcome.verdict {
+                Verdict::Keep(examples) => examples,
+                Verdict::Skip(reason) => {
+                    account.ledger.skipped(&at, &reason);
+                    continue;
+                }
+                Verdict::Reject(reason) => {
+                    account.reject(&at, RejectKind::Formatter, reason, excerpt(batch, i));
+                    continue;
+                }
+            };
+            // A row goes in as a whole or not at all.
+            if let Some(why) = examples.iter().find_map(|e| shape.unfit(e)) {
+                account.reject(&at, RejectKind::Other, why, excerpt(batch, i));
+                continue;
+            }
+            let added = examples.iter().try_for_each(|example| match &mut builder {
+                Builder::Lines(lines) => lines.push(example),
+                Builder::Columns(columns) => columns.push(example),
+            });
+            added.map_err(|why| broken(batch, &why))?;
+            account.ledger.used(&at, examples.len() as u64);
+        }
+    }
+    match builder {
+        Builder::Lines(JsonLines { text, ends, .. }) => Ok(Rows::Lines { text, ends }),
+        Builder::Columns(columns) => match columns.finish() {
+            Ok(batch) => Ok(Rows::Columns(batch)),
+            Err(e) => Err(batches
+                .first()
+                .map_or_else(
+                    || DataError::NoRows { file: String::new(), detail: "" },
+                    |batch| broken(batch, &e),
+                )
+                .into()),
+        },
+    }
+}
+
+/// The beginning of a row's first text column, for people who look at rejects.
+fn excerpt(batch: &SourceBatch, row: usize) -> String {
+    let texts = batch.batch.columns().iter().filter_map(|c| c.as_string_opt::<i32>());
+    let found = texts.map(|c| c.value(row)).find(|text| !text.is_empty());
+    found.map(shown).unwrap_or_default()
+}
+
+/// The rows' own texts.
+fn texts(batch: &SourceBatch) -> impl Iterator<Item = (usize, &str)> {
+    let column = batch.batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_string_opt::<i32>());
+    let texts = column.into_iter().flat_map(|c| c.iter().map(|t| t.unwrap_or("{}")));
+    texts.enumerate()
+}
+
+fn lines(batches: &[SourceBatch], account: &mut Account) -> Rows {
+    let (mut text, mut ends) = (Vec::new(), Vec::new());
+    for batch in batches {
+        account.read(batch);
+        for (_, row) in texts(batch) {
+            let start = text.len();
+            text.extend_from_slice(row.as_bytes());
+            // Outside of strings, where alone they can be, line feeds are blanks.
+            if memchr::memchr2(b'\n', b'\r', &text[start..]).is_some() {
+                for byte in &mut text[start..] {
+                    if *byte == b'\n' || *byte == b'\r' {
+                        *byte = b' ';
+                    }
+                }
+            }
+            text.push(b'\n');
+            ends.push(text.len());
+        }
+        used(account, batch);
+    }
+    Rows::Lines { text, ends }
+}
+
+fn parsed(batch: &SourceBatch) -> Result<Vec<Map<String, Value>>> {
+    let each = texts(batch).map(|(_, text)| serde_json::from_str(text));
+    let rows: std::result::Result<_, _> = each.collect();
+    Ok(rows.map_err(|e| broken(batch, &e))?)
+}
+
+/// The columns and types of a block's rows.
+///
+/// # Errors
+/// A file that can't be read on.
+pub fn table(block: Block, options: &ReadOptions) -> Result<Table> {
+    let mut table = Table::default();
+    for batch in block.read(options)? {
+        parsed(&batch)?.iter().for_each(|row| table.take(row));
+    }
+    Ok(table)
+}
+
+fn typed(table: &Table, batches: &[SourceBatch], account: &mut Account) -> Result<Rows> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        account.read(batch);
+        rows.extend(parsed(batch)?);
+        used(account, batch);
+    }
+    match (table.batch(&rows), batches.first()) {
+        (Ok(batch), _) => Ok(Rows::Columns(batch)),
+        (Err(e), Some(batch)) => Err(broken(batch, &e).into()),
+        (Err(_), None) => Ok(Rows::Columns(RecordBatch::new_empty(table.schema()))),
+    }
+}
+
+/// A batch's columns in the order of the output, those it lacks null.
+fn arranged(schema: &SchemaRef, batch: &SourceBatch) -> Result<RecordBatch> {
+    let rows = batch.batch.num_rows();
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        columns.push(match batch.batch.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => column.clone(),
+            Some(column) => {
+                return Err(DataError::ColumnsDiffer {
+                    file: shown(&batch.file),
+                    column: shown(field.name()),
+                    got: column.data_type().to_string(),
+                    expected: field.data_type().to_string(),
+                }
+                .into());
+            }
+            None => new_null_array(field.data_type(), rows),
+        });
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(|e| broken(batch, &e).into())
+}
