@@ -228,7 +228,7 @@ fn read_row(
 
 /// The row as text: UTF-8 without NUL.
 pub(super) fn text_of(bytes: &[u8]) -> Result<&str, Fault> {
-    if let Some(at) = bytes.iter().position(|&b| b == 0) {
+    if let Some(at) = memchr::memchr(0, bytes) {
         let reason = format!(
             "holds a NUL byte (column {}); the file is damaged or no text, so write it again",
             at + 1
@@ -295,6 +295,11 @@ fn type_of(text: &str) -> &'static str {
 }
 
 fn deeper_than(text: &str, limit: usize) -> bool {
+    // Few brackets can't be deep, and counting them is much faster than looking where they are.
+    let opening = |b: &&u8| **b == b'{' || **b == b'[';
+    if text.as_bytes().iter().filter(opening).count() <= limit {
+        return false;
+    }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for b in text.bytes() {
         if in_string {

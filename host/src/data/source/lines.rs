@@ -54,7 +54,7 @@ impl<R: BufRead> Lines<R> {
                 break;
             }
             any = true;
-            let end = piece.iter().position(|&b| b == b'\n');
+            let end = memchr::memchr(b'\n', piece);
             let text = &piece[..end.unwrap_or(piece.len())];
             if !too_long {
                 // One byte more than the limit, for the `\r` of a line that fits exactly.

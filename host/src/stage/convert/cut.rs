@@ -1,9 +1,7 @@
 //! Where row groups and shards end: a function of the rows alone, so that neither threads nor a
 //! restart change it.
 
-use super::rows::{Rows, joined};
-use crate::config::ConfigError;
-use crate::error::Result;
+use super::rows::Rows;
 
 /// Where a shard ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +14,17 @@ pub struct Position {
 
 /// Rows that are encoded together.
 pub struct Group {
-    /// The rows.
-    pub rows: Rows,
+    /// The rows, in parts.
+    pub parts: Vec<Rows>,
     /// Where the shard ends, if this is its last group.
     pub shard_end: Option<Position>,
+}
+
+impl Group {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Rows::len).sum()
+    }
 }
 
 /// Limits of groups and shards.
@@ -59,18 +64,24 @@ impl Cutter {
     }
 
     /// Adds rows of `block`, which begin at its row `first`; answers the groups that became full.
-    ///
-    /// # Errors
-    /// None that a conversion can cause.
-    pub fn push(&mut self, rows: &Rows, block: u64, first: usize) -> Result<Vec<Group>> {
+    pub fn push(&mut self, rows: Rows, block: u64, first: usize) -> Vec<Group> {
         let mut full = Vec::new();
         let mut at = 0;
-        while at < rows.len() {
+        let len = rows.len();
+        let mut rest = Some(rows);
+        while let Some(rows) = rest.take().filter(|_| at < len) {
             let of_group = self.limits.group_rows.max(1) - self.pending_rows;
             let of_shard =
                 self.limits.shard_rows.map_or(usize::MAX, |n| n.max(1) - self.shard_rows);
-            let take = (rows.len() - at).min(of_group).min(of_shard);
-            let piece = rows.slice(at, at + take);
+            let take = (len - at).min(of_group).min(of_shard);
+            // What goes in as a whole, as most does, is not copied.
+            let piece = if take == len {
+                rows
+            } else {
+                let piece = rows.slice(at, at + take);
+                rest = Some(rows);
+                piece
+            };
             at += take;
             let bytes = piece.bytes();
             self.pending.push(piece);
@@ -84,34 +95,28 @@ impl Cutter {
                 || self.pending_bytes >= self.limits.group_bytes;
             if shard_full {
                 let end = Position { block, rows: first + at };
-                full.extend(self.cut(Some(end))?);
+                full.extend(self.cut(Some(end)));
                 (self.shard_rows, self.shard_bytes) = (0, 0);
             } else if group_full {
-                full.extend(self.cut(None)?);
+                full.extend(self.cut(None));
             }
         }
-        Ok(full)
+        full
     }
 
     /// The rows that are left, which end the last shard at the end of all blocks.
-    ///
-    /// # Errors
-    /// None that a conversion can cause.
-    pub fn finish(&mut self, blocks: u64) -> Result<Option<Group>> {
+    pub fn finish(&mut self, blocks: u64) -> Option<Group> {
         self.cut(Some(Position { block: blocks, rows: 0 }))
     }
 
-    fn cut(&mut self, shard_end: Option<Position>) -> Result<Option<Group>> {
+    fn cut(&mut self, shard_end: Option<Position>) -> Option<Group> {
         (self.pending_rows, self.pending_bytes) = (0, 0);
-        let rows = joined(std::mem::take(&mut self.pending)).map_err(|e| {
-            ConfigError::one(format!("rows of different columns can't be joined: {e}"))
-        })?;
-        Ok(rows.map(|rows| Group { rows, shard_end }))
+        let parts = std::mem::take(&mut self.pending);
+        (!parts.is_empty()).then_some(Group { parts, shard_end })
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -124,10 +129,10 @@ mod tests {
         let limits =
             Limits { group_rows: 4, group_bytes: 1000, shard_rows: Some(6), shard_bytes: None };
         let mut cutter = Cutter::new(limits);
-        let mut groups = cutter.push(&rows(5), 0, 0).unwrap();
-        groups.extend(cutter.push(&rows(9), 1, 0).unwrap());
-        groups.extend(cutter.finish(2).unwrap());
-        let seen: Vec<_> = groups.iter().map(|g| (g.rows.len(), g.shard_end)).collect();
+        let mut groups = cutter.push(rows(5), 0, 0);
+        groups.extend(cutter.push(rows(9), 1, 0));
+        groups.extend(cutter.finish(2));
+        let seen: Vec<_> = groups.iter().map(|g| (g.len(), g.shard_end)).collect();
         let at = |block, rows| Some(Position { block, rows });
         assert_eq!(seen, [(4, None), (2, at(1, 1)), (4, None), (2, at(1, 7)), (2, at(2, 0))]);
     }
@@ -139,8 +144,8 @@ mod tests {
         let mut cutter = Cutter::new(limits);
         let mut sizes = Vec::new();
         for block in 0..5 {
-            let groups = cutter.push(&rows(2), block, 0).unwrap();
-            sizes.extend(groups.iter().map(|g| (g.rows.len(), g.shard_end.is_some())));
+            let groups = cutter.push(rows(2), block, 0);
+            sizes.extend(groups.iter().map(|g| (g.len(), g.shard_end.is_some())));
         }
         assert_eq!(sizes, [(4, false), (2, true), (4, false)]);
     }

@@ -158,9 +158,9 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Nothing yet.
-    pub fn new(shape: Shape) -> Self {
-        Self { shape, text: Vec::new(), ends: Vec::new() }
+    /// Nothing yet, with room for `bytes` of text.
+    pub fn new(shape: Shape, bytes: usize) -> Self {
+        Self { shape, text: Vec::with_capacity(bytes), ends: Vec::new() }
     }
 
     /// Adds an example, or says why it can't be.

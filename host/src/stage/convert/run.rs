@@ -301,7 +301,7 @@ struct Conversion<'a> {
     groups: std::collections::VecDeque<(u64, Option<State>)>,
 }
 
-type Workers = Pool<Block, Rows, Result<Done>, Result<Encoded>>;
+type Workers = Pool<Block, Vec<Rows>, Result<Done>, Result<Encoded>>;
 
 impl<'a> Conversion<'a> {
     fn new(job: &'a Job, encoder: &'a Encoder, output: &'a Path, state: State) -> Result<Self> {
@@ -343,7 +343,7 @@ impl<'a> Conversion<'a> {
         std::thread::scope(|scope| {
             let mut pool: Workers = Pool::start(scope, self.job.threads, |work| match work {
                 Work::First(block) => Work::First(worker::convert(&plan.way, block, &plan.options)),
-                Work::Second(rows) => Work::Second(encoder.encode(rows)),
+                Work::Second(parts) => Work::Second(encoder.encode(parts)),
             });
             let mut blocks = Blocks::new(units, plan.options.clone());
             for _ in 0..self.block {
@@ -367,7 +367,7 @@ impl<'a> Conversion<'a> {
                     }
                 }
                 if ended && pool.first_on_the_way() == 0 {
-                    let last = self.cutter.finish(self.block)?;
+                    let last = self.cutter.finish(self.block);
                     self.submit(last, &mut pool);
                     if pool.second_on_the_way() == 0 {
                         break;
@@ -414,9 +414,8 @@ impl<'a> Conversion<'a> {
             let n = rows.len();
             let passed = skipped.saturating_sub(first).min(n);
             if passed < n {
-                let rest = rows.slice(passed, n);
-                let groups = self.cutter.push(&rest, block, first + passed)?;
-                for group in groups {
+                let rest = if passed == 0 { rows } else { rows.slice(passed, n) };
+                for group in self.cutter.push(rest, block, first + passed) {
                     self.submit(Some(group), pool);
                 }
             }
@@ -426,7 +425,9 @@ impl<'a> Conversion<'a> {
     }
 
     fn submit(&mut self, group: Option<Group>, pool: &mut Workers) {
-        let Some(Group { rows, shard_end }) = group else { return };
+        let Some(group) = group else { return };
+        let rows_of_group = group.len() as u64;
+        let Group { parts, shard_end } = group;
         let state = shard_end.map(|Position { block, rows }| State {
             block,
             rows,
@@ -435,8 +436,8 @@ impl<'a> Conversion<'a> {
             // Shards are added when they are finished.
             ..self.state.clone()
         });
-        self.groups.push_back((rows.len() as u64, state));
-        pool.submit(Work::Second(rows));
+        self.groups.push_back((rows_of_group, state));
+        pool.submit(Work::Second(parts));
     }
 
     fn append(&mut self, encoded: Encoded) -> Result<()> {

@@ -16,7 +16,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::rows::Rows;
+use super::rows::{Rows, joined_columns, texts};
 use crate::config::ConfigError;
 use crate::data::Compression;
 use crate::error::Result;
@@ -83,8 +83,8 @@ pub struct Encoder {
 pub enum Encoded {
     /// A row group.
     RowGroup(Vec<ArrowColumnChunk>),
-    /// Bytes to append.
-    Bytes(Vec<u8>),
+    /// Bytes to append, in parts.
+    Bytes(Vec<Vec<u8>>),
     /// Columns, which the file's writer encodes itself.
     Batch(RecordBatch),
 }
@@ -122,29 +122,31 @@ impl Encoder {
     ///
     /// # Errors
     /// Values that the format can't hold.
-    pub fn encode(&self, rows: Rows) -> Result<Encoded> {
-        match (rows, self.format) {
-            (Rows::Columns(batch), OutputFormat::Parquet) => self.row_group(&batch),
-            (Rows::Columns(batch), _) => Ok(Encoded::Batch(batch)),
-            (Rows::Lines { text, .. }, OutputFormat::Lines(compression)) => {
-                // Members and frames that follow each other are one file.
-                let bytes = match compression {
-                    Compression::None => text,
-                    Compression::Gzip => {
-                        let level = flate2::Compression::default();
-                        let mut out = flate2::write::GzEncoder::new(Vec::new(), level);
-                        out.write_all(&text)
-                            .and_then(|()| out.finish())
-                            .map_err(|e| failed_encoding(&e))?
-                    }
-                    Compression::Zstd => {
-                        zstd::bulk::compress(&text, ZSTD_LEVEL).map_err(|e| failed_encoding(&e))?
-                    }
-                };
-                Ok(Encoded::Bytes(bytes))
+    pub fn encode(&self, parts: Vec<Rows>) -> Result<Encoded> {
+        let OutputFormat::Lines(compression) = self.format else {
+            let batch = joined_columns(parts).map_err(|e| failed_encoding(&e))?;
+            let batch = batch.ok_or_else(|| failed_encoding(&"lines have no columns"))?;
+            return match self.format {
+                OutputFormat::Parquet => self.row_group(&batch),
+                _ => Ok(Encoded::Batch(batch)),
+            };
+        };
+        let texts = texts(parts);
+        // Members and frames that follow each other are one file.
+        let packed = match compression {
+            Compression::None => return Ok(Encoded::Bytes(texts)),
+            Compression::Gzip => {
+                let level = flate2::Compression::default();
+                let mut out = flate2::write::GzEncoder::new(Vec::new(), level);
+                let written = texts.iter().try_for_each(|text| out.write_all(text));
+                written.and_then(|()| out.finish())
             }
-            (Rows::Lines { .. }, _) => Err(failed_encoding(&"lines have no columns")),
-        }
+            Compression::Zstd => zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).and_then(|mut out| {
+                texts.iter().try_for_each(|text| out.write_all(text))?;
+                out.finish()
+            }),
+        };
+        Ok(Encoded::Bytes(vec![packed.map_err(|e| failed_encoding(&e))?]))
     }
 
     fn row_group(&self, batch: &RecordBatch) -> Result<Encoded> {
@@ -270,8 +272,9 @@ impl Sink {
             (Some(Writer::Arrow(writer)), Encoded::Batch(batch)) => {
                 Ok(writer.write(&batch).map_err(|e| write_error(aside, &e))?)
             }
-            (Some(Writer::Lines(out)), Encoded::Bytes(bytes)) => {
-                Ok(out.write_all(&bytes).map_err(io_error("write", aside))?)
+            (Some(Writer::Lines(out)), Encoded::Bytes(parts)) => {
+                let written = parts.iter().try_for_each(|part| out.write_all(part));
+                Ok(written.map_err(io_error("write", aside))?)
             }
             _ => Err(failed_encoding(&"the rows were encoded for another format")),
         }

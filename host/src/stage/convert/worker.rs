@@ -79,7 +79,8 @@ pub fn convert(way: &Way, block: Block, options: &ReadOptions) -> Result<Done> {
     let mut account = Account::default();
     let rows = match way {
         Way::Examples { plugin, shape, columnar } => {
-            vec![examples(plugin, *shape, *columnar, &batches, &mut account)?]
+            let room = bytes as usize + bytes as usize / 8;
+            vec![examples(plugin, *shape, *columnar, room, &batches, &mut account)?]
         }
         Way::Lines => vec![lines(&batches, &mut account)],
         Way::Typed(table) => vec![typed(table, &batches, &mut account)?],
@@ -119,12 +120,13 @@ fn examples(
     plugin: &Plugin,
     shape: Shape,
     columnar: bool,
+    room: usize,
     batches: &[SourceBatch],
     account: &mut Account,
 ) -> Result<Rows> {
     let mut builder = match columnar {
         true => Builder::Columns(Box::new(Columns::new(shape))),
-        false => Builder::Lines(JsonLines::new(shape)),
+        false => Builder::Lines(JsonLines::new(shape, room)),
     };
     for batch in batches {
         account.read(batch);
@@ -189,6 +191,10 @@ fn texts(batch: &SourceBatch) -> impl Iterator<Item = (usize, &str)> {
 
 fn lines(batches: &[SourceBatch], account: &mut Account) -> Rows {
     let (mut text, mut ends) = (Vec::new(), Vec::new());
+    let own = |batch: &SourceBatch| {
+        batch.batch.column_by_name(ROW_COLUMN).map_or(0, |c| c.get_buffer_memory_size())
+    };
+    text.reserve(batches.iter().map(own).sum());
     for batch in batches {
         account.read(batch);
         for (_, row) in texts(batch) {
