@@ -35,6 +35,10 @@ impl ColumnKind {
 /// A field with this metadata key set to `true` holds JSON texts.
 pub const JSON_METADATA_KEY: &str = "trainer:json";
 
+/// Arrow's canonical extension type of JSON text in files
+/// (<https://arrow.apache.org/docs/format/CanonicalExtensions.html#json>).
+pub const JSON_EXTENSION: &str = "arrow.json";
+
 /// Name of the column that holds whole rows as JSON text, see [`Projection::Columns`].
 pub const ROW_COLUMN: &str = "__row__";
 

@@ -100,7 +100,10 @@ impl Writer {
             }};
         }
         let text = |value: &str, out: &mut String| {
-            if (self.is_json)(field) { out.push_str(value) } else { string(value, out) }
+            // What a file marks as JSON may be none.
+            let is_json = (self.is_json)(field)
+                && serde_json::from_str::<&serde_json::value::RawValue>(value).is_ok();
+            if is_json { out.push_str(value) } else { string(value, out) }
         };
         match array.data_type() {
             DataType::Boolean => {

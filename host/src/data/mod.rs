@@ -12,7 +12,9 @@ pub mod source;
 pub mod split;
 pub mod tokens;
 
-pub use column::{ColumnKind, ColumnNeed, JSON_METADATA_KEY, Projection, ROW_COLUMN};
+pub use column::{
+    ColumnKind, ColumnNeed, JSON_EXTENSION, JSON_METADATA_KEY, Projection, ROW_COLUMN,
+};
 pub use error::{DataError, Reject, RejectKind};
 pub use example::{Conversation, Example, Message, Provenance};
 pub use ledger::{Ledger, Totals};

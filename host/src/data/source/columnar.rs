@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 
 use super::SourceBatch;
 use super::rows::{Cell, array, field, record_batch};
-use crate::data::column::{ColumnKind, JSON_METADATA_KEY, Projection, ROW_COLUMN};
+use crate::data::column::{ColumnKind, JSON_EXTENSION, JSON_METADATA_KEY, Projection, ROW_COLUMN};
 use crate::data::error::{DataError, Reject, RejectKind, names, nearest, shown};
 use crate::data::json_value;
 use crate::limits::DATA_COLUMNS_MAX;
@@ -33,6 +33,11 @@ pub(super) fn fence<T, E: std::fmt::Display>(
         }
     };
     Err(DataError::Columnar { file: shown(file), format, problem: shown(&problem) })
+}
+
+/// Whether a field says that it holds JSON text; what does not is written as a string all the same.
+fn is_json(field: &Field) -> bool {
+    field.extension_type_name() == Some(JSON_EXTENSION)
 }
 
 /// Indices of the columns to read, ascending.
@@ -120,7 +125,7 @@ pub(super) fn convert(
     }
     if *whole_row {
         fields.push(field(ROW_COLUMN, ColumnKind::Json));
-        let texts = (0..batch.num_rows()).map(|row| match json_value::row(batch, row, |_| false) {
+        let texts = (0..batch.num_rows()).map(|row| match json_value::row(batch, row, is_json) {
             Ok(text) => Some(text),
             Err((name, why)) => {
                 if let Some(fault) = faults.get_mut(row) {

@@ -1,6 +1,7 @@
 //! Types of JSON rows, found by looking at all of them, and columns of those types. Values whose
 //! types differ between rows stay JSON text: nothing is turned into something else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,9 +12,10 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::data::JSON_METADATA_KEY;
+use crate::data::JSON_EXTENSION;
 
 /// Objects with more different keys are dictionaries and no records.
 const KEYS_MAX: usize = 1000;
@@ -133,7 +135,13 @@ impl Type {
     fn field(&self, name: &str) -> Field {
         let field = Field::new(name, self.data_type(), true);
         match self {
-            Type::Json => field.with_metadata([(JSON_METADATA_KEY.into(), "true".into())].into()),
+            Type::Json => field.with_metadata(
+                [
+                    ("ARROW:extension:name".into(), JSON_EXTENSION.into()),
+                    ("ARROW:extension:metadata".into(), String::new()),
+                ]
+                .into(),
+            ),
             _ => field,
         }
     }
@@ -228,13 +236,29 @@ impl Table {
         Arc::new(Schema::new(self.0.iter().map(|(name, of)| of.field(name)).collect::<Fields>()))
     }
 
-    /// Rows as a batch.
+    /// Rows as a batch; `texts` are their own texts, of which columns of JSON text are cut, so that
+    /// numbers keep their digits.
     ///
     /// # Errors
     /// A row that was not among those that the columns were made of.
-    pub fn batch(&self, rows: &[Map<String, Value>]) -> Result<RecordBatch, ArrowError> {
-        let mut columns = Vec::with_capacity(self.0.len());
+    pub fn batch(
+        &self,
+        rows: &[Map<String, Value>],
+        texts: &[&str],
+    ) -> Result<RecordBatch, ArrowError> {
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.0.len());
+        let raw: Vec<BTreeMap<String, &RawValue>> = match self.mixed().is_empty() {
+            true => Vec::new(),
+            false => texts.iter().map(|t| serde_json::from_str(t).unwrap_or_default()).collect(),
+        };
         for (name, of) in &self.0 {
+            if *of == Type::Json {
+                let own = raw.iter().map(|row| row.get(name).map(|v| v.get()));
+                columns.push(Arc::new(
+                    own.map(|t| t.filter(|t| *t != "null")).collect::<StringArray>(),
+                ));
+                continue;
+            }
             let values: Vec<Option<&Value>> = rows.iter().map(|row| row.get(name)).collect();
             columns.push(of.array(&values)?);
         }
@@ -247,6 +271,7 @@ impl Table {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn rows(text: &str) -> Vec<Map<String, Value>> {
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
@@ -276,10 +301,12 @@ mod tests {
         let fields = vec![("f".into(), Type::Int), ("h".into(), Type::Text)];
         assert_eq!(of("e"), Type::Object(fields));
         assert_eq!((of("g"), of("i"), of("j")), (Type::Null, Type::Json, Type::Json));
-        let batch = table.batch(&rows).unwrap();
+        let texts: Vec<String> = rows.iter().map(|r| json!(r).to_string()).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let batch = table.batch(&rows, &texts).unwrap();
         let mut back = Vec::new();
         for row in 0..3 {
-            let is_json = |f: &Field| f.metadata().contains_key(JSON_METADATA_KEY);
+            let is_json = |f: &Field| f.extension_type_name() == Some(JSON_EXTENSION);
             back.push(crate::data::json_value::row(&batch, row, is_json).unwrap());
         }
         assert_eq!(back[0], r#"{"a":1,"b":1.0,"c":"x","d":[1.0,null],"e":{"f":1,"h":null}}"#);

@@ -12,7 +12,7 @@ use super::worker::Way;
 use crate::config::ConfigError;
 use crate::data::error::shown;
 use crate::data::source::{Blocks, Format, ReadOptions, SourceFile, Unit, peek};
-use crate::data::{DataError, Projection};
+use crate::data::{DataError, Projection, Reject, RejectKind};
 use crate::error::Result;
 use crate::fs;
 use crate::plugin::{Plugin, Verdict};
@@ -74,6 +74,26 @@ impl Job {
         let packed = [".gz", ".zst"].iter().find(|e| lower.ends_with(*e)).map_or(0, |e| e.len());
         let stem = name[..name.len() - packed].rfind('.').unwrap_or(name.len());
         self.output.with_file_name(format!("{}{infix}{}", &name[..stem], &name[stem..]))
+    }
+
+    /// Whether a path is one that this job, or one of its machines, writes.
+    pub fn is_own(&self, path: &Path) -> bool {
+        let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (own, other) = (name(&self.output), name(path));
+        let lower = own.to_ascii_lowercase();
+        let packed = [".gz", ".zst"].iter().find(|e| lower.ends_with(*e)).map_or(0, |e| e.len());
+        let stem = own[..own.len() - packed].rfind('.').unwrap_or(own.len());
+        let infix = other.strip_prefix(&own[..stem]).and_then(|o| o.strip_suffix(&own[stem..]));
+        // Machine and shard: `.0-of-4`, `-00012`.
+        let numbered = |infix: &str| {
+            infix.starts_with(['.', '-'])
+                && infix
+                    .replace("-of-", "-")
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || ".-".contains(c))
+        };
+        let beside = path.parent() == self.output.parent();
+        beside && infix.is_some_and(|infix| infix.is_empty() || numbered(infix))
     }
 
     /// The name of shard `number`; the output itself without sharding.
@@ -176,16 +196,30 @@ pub fn plan(job: &mut Job, format: OutputFormat, files: &[SourceFile]) -> Result
 /// The shape of the first example.
 fn first_shape(plugin: &Plugin, files: &[SourceFile], options: &ReadOptions) -> Result<Shape> {
     let units = files.iter().cloned().map(Unit::File);
+    let mut rejected: Option<Reject> = None;
     for block in Blocks::new(units, options.clone()) {
         for batch in block?.read(options)? {
-            for outcome in plugin.format_here(&batch.batch)? {
-                if let Verdict::Keep(examples) = outcome.verdict
-                    && let Some(example) = examples.first()
-                {
-                    return Ok(Shape::of(example));
+            rejected = rejected.or_else(|| batch.rejects.first().cloned());
+            for (i, outcome) in plugin.format_here(&batch.batch)?.into_iter().enumerate() {
+                match outcome.verdict {
+                    Verdict::Keep(examples) => {
+                        if let Some(example) = examples.first() {
+                            return Ok(Shape::of(example));
+                        }
+                    }
+                    Verdict::Reject(reason) if rejected.is_none() => {
+                        let at = batch.provenance(i);
+                        let kind = RejectKind::Formatter;
+                        let (file, row, excerpt) = (at.file, at.row, String::new());
+                        rejected = Some(Reject { file, row, kind, reason, excerpt });
+                    }
+                    Verdict::Reject(_) | Verdict::Skip(_) => {}
                 }
             }
         }
+    }
+    if let Some(reject) = rejected {
+        return Err(DataError::from(reject).into());
     }
     let file = files.first().map_or(String::new(), |f| shown(&f.name));
     Err(DataError::NoRows { file, detail: " that the formatter makes an example of" }.into())

@@ -180,19 +180,8 @@ pub fn run(
 
 /// A folder that is converted into itself would be its own input the next time.
 fn refuse_own_files(job: &Job, files: &[source::SourceFile]) -> Result<()> {
-    let prefix = job.shard(0).with_file_name("");
-    let stem = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let own = stem(&job.output).unwrap_or_default();
-    let own = own.split('.').next().unwrap_or_default().to_string();
     for file in files {
-        let beside = file.path.parent().map(|p| p.join("")) == Some(prefix.clone());
-        let name = stem(&file.path).unwrap_or_default();
-        let rest = name.strip_prefix(&own);
-        let is_own = rest.is_some_and(|r| r.starts_with('.') || r.starts_with('-'));
-        let extension = |p: &Path| p.extension().map(|e| e.to_ascii_lowercase());
-        if file.path == job.output
-            || beside && is_own && extension(&file.path) == extension(&job.output)
-        {
+        if job.is_own(&file.path) {
             return Err(ConfigError::one(format!(
                 "`{}` is an input and named like the output; write to another folder",
                 file.name
@@ -529,10 +518,7 @@ impl<'a> Conversion<'a> {
             "rows": self.ledger,
         });
         write_json(&manifest_path(self.output), &manifest, 2)?;
-        let state = state_path(self.output);
-        if state.is_file() {
-            std::fs::remove_file(&state).map_err(io_error("remove", &state))?;
-        }
+        super::state::remove(self.output)?;
         Ok((self.ledger, self.state.shards))
     }
 }

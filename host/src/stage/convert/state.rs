@@ -49,6 +49,25 @@ pub fn manifest_path(output: &Path) -> PathBuf {
     beside(output, "manifest.json")
 }
 
+/// Removes the state of a finished job, and what attempts that were killed left of theirs.
+///
+/// # Errors
+/// A file that can't be removed.
+pub fn remove(output: &Path) -> Result<()> {
+    let state = state_path(output);
+    let name = state.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = state.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let own = entry.file_name().to_string_lossy().into_owned();
+        let rest = own.strip_prefix(&name);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(".tmp-")) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(fs::io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 impl State {
     /// The state of an earlier attempt at the same conversion, if there is one.
     ///

@@ -241,7 +241,8 @@ fn typed(table: &Table, batches: &[SourceBatch], account: &mut Account) -> Resul
         rows.extend(parsed(batch)?);
         used(account, batch);
     }
-    match (table.batch(&rows), batches.first()) {
+    let own: Vec<&str> = batches.iter().flat_map(texts).map(|(_, text)| text).collect();
+    match (table.batch(&rows, &own), batches.first()) {
         (Ok(batch), _) => Ok(Rows::Columns(batch)),
         (Err(e), Some(batch)) => Err(broken(batch, &e).into()),
         (Err(_), None) => Ok(Rows::Columns(RecordBatch::new_empty(table.schema()))),
