@@ -16,7 +16,7 @@ pub use column::{
     ColumnKind, ColumnNeed, JSON_EXTENSION, JSON_METADATA_KEY, Projection, ROW_COLUMN,
 };
 pub use error::{DataError, Reject, RejectKind};
-pub use example::{Conversation, Example, Message, Provenance};
+pub use example::{Conversation, Example, Message, Provenance, ToolCall};
 pub use ledger::{Ledger, Totals};
 pub use source::{
     Block, Blocks, Compression, Discovered, Ignored, ReadOptions, SourceBatch, SourceFile,

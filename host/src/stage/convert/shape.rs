@@ -63,14 +63,19 @@ impl Shape {
     /// Why an example can't be written in this shape; `None` where it can.
     pub(super) fn unfit(self, example: &Example) -> Option<String> {
         let kind = match (self, example) {
-            (Shape::Messages | Shape::ShareGpt, Example::Conversation(c)) => {
-                let lost =
-                    c.messages.iter().find(|m| m.weight.is_some() && self != Shape::Messages);
-                return lost.map(|_| {
-                    "has a turn with a weight of its own, which this schema can't hold; use \
-                     --output_schema messages"
-                        .into()
-                });
+            (Shape::Messages, Example::Conversation(_)) => return None,
+            (Shape::ShareGpt, Example::Conversation(c)) => {
+                let lost = |m: &Message| {
+                    let spoken = !m.content.is_empty() && !m.tool_calls.is_empty();
+                    match m.weight {
+                        Some(_) => Some("with a weight of its own"),
+                        None => spoken.then_some("that both says something and calls a tool"),
+                    }
+                };
+                let what = c.messages.iter().find_map(lost)?;
+                return Some(format!(
+                    "has a turn {what}, which this schema can't hold; use --output_schema messages"
+                ));
             }
             (Shape::Text, Example::Text(_))
             | (Shape::Preference, Example::Preference { .. })
@@ -84,6 +89,20 @@ impl Shape {
         };
         let name = self.name();
         Some(format!("became {kind}, which the output schema `{name}` can't hold"))
+    }
+}
+
+impl Shape {
+    /// What of an example the shape leaves out, to be noted: things that say how turns belong
+    /// together, and are no part of what is said.
+    pub(super) fn left_out(self, example: &Example) -> Option<&'static str> {
+        let Example::Conversation(c) = example else { return None };
+        let named = |m: &Message| {
+            let calls = m.tool_calls.iter().any(|call| call.id.is_some());
+            calls || m.tool_call_id.is_some() || m.name.is_some()
+        };
+        let lost = self == Shape::ShareGpt && c.messages.iter().any(named);
+        lost.then_some("identifiers of tool calls left out, for which sharegpt has no place")
     }
 }
 
@@ -359,5 +378,42 @@ impl Columns {
             }
         };
         RecordBatch::try_new(self.shape.schema(), columns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::ToolCall;
+
+    #[test]
+    fn what_a_shape_cannot_hold_is_said() {
+        let conversation = |message: Message| {
+            Example::Conversation(Conversation { messages: vec![message], tools: None })
+        };
+        let plain = conversation(Message::new("user", "hello"));
+        assert_eq!(Shape::of(&plain), Shape::Messages);
+        for shape in [Shape::Messages, Shape::ShareGpt] {
+            assert_eq!((shape.unfit(&plain), shape.left_out(&plain)), (None, None));
+        }
+        let call = |id: Option<&str>| ToolCall {
+            name: "f".into(),
+            arguments: "{}".into(),
+            id: id.map(str::to_string),
+        };
+        let calling = |content: &str, id| {
+            let tool_calls = vec![call(id)];
+            conversation(Message { tool_calls, ..Message::new("assistant", content) })
+        };
+        assert_eq!(Shape::ShareGpt.unfit(&calling("", None)), None);
+        assert!(Shape::ShareGpt.left_out(&calling("", Some("1"))).is_some());
+        assert!(Shape::ShareGpt.unfit(&calling("so", None)).is_some_and(|w| w.contains("calls")));
+        assert_eq!(Shape::Messages.unfit(&calling("so", Some("1"))), None);
+        let weighted = conversation(Message { weight: Some(0.5), ..Message::new("user", "x") });
+        assert!(Shape::ShareGpt.unfit(&weighted).is_some_and(|w| w.contains("weight")));
+        assert!(Shape::Text.unfit(&plain).is_some_and(|w| w.contains("a conversation")));
+        for shape in ["messages", "sharegpt", "text", "preference", "prompt", "tokens"] {
+            assert_eq!(Shape::find(shape).map(Shape::name), Some(shape));
+        }
     }
 }

@@ -157,6 +157,9 @@ fn examples(
                 Builder::Columns(columns) => columns.push(example),
             });
             added.map_err(|why| broken(batch, &why))?;
+            for note in examples.iter().filter_map(|e| shape.left_out(e)) {
+                account.ledger.note(&at.file, note);
+            }
             account.ledger.used(&at, examples.len() as u64);
         }
     }
