@@ -185,7 +185,7 @@ fn threads_and_interruptions_change_no_byte() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(150 + 17 * attempt));
+            std::thread::sleep(Duration::from_millis(150 + 60 * attempt));
             if child.try_wait().unwrap().is_some_and(|status| status.success()) {
                 finished = true;
                 break;
@@ -360,6 +360,11 @@ fn a_broken_job_stops_early_and_an_output_is_no_input() {
         trainer_fails(convert(&file, &at("out.jsonl"), &[]), 3, &["more than 1 %", "row 1 of"]);
     assert!(said.contains("--max_reject_rate"), "{said}");
     assert!(!at("out.jsonl").exists());
+    // What was rejected until then can be looked at.
+    let rejects = arg(at("rejects.jsonl"));
+    let listing = ["--rejects", rejects.as_str()];
+    trainer_fails(convert(&file, &at("out.jsonl"), &listing), 3, &[".rejects.jsonl.part"]);
+    assert!(!lines(&at(".rejects.jsonl.part")).is_empty() && !at("rejects.jsonl").exists());
     trainer_ok(convert(&file, &at("out.jsonl"), &["--max_reject_rate", "0.05"]));
     assert_eq!(lines(&at("out.jsonl")).len(), 1900);
     // A folder that holds its own earlier result.

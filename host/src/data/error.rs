@@ -324,7 +324,7 @@ pub enum DataError {
     },
     /// Too large a share of rejected rows.
     #[error(
-        "{rejected} of {rows} rows are rejected, more than {} %; the first: {first}; fix the data or the formatter's options, or raise --max_reject_rate",
+        "{rejected} of {rows} rows are rejected, more than {} %; the first: {first}{listed}; fix the data or the formatter's options, or raise --max_reject_rate",
         limit * 100.0
     )]
     TooManyRejects {
@@ -336,6 +336,8 @@ pub enum DataError {
         limit: f64,
         /// The first of them.
         first: String,
+        /// Where they are listed so far, as "; … are in FILE".
+        listed: String,
     },
     /// A bad row where bad rows end the command.
     #[error("{0}; fix or remove the row")]

@@ -471,7 +471,10 @@ impl<'a> Conversion<'a> {
             rejected: totals.rejected,
             rows: totals.rows,
             limit: self.job.max_reject_rate,
-            first: first.map_or(String::new(), |r| DataError::from(r.clone()).to_string()),
+            first: first.map_or(String::new(), Reject::to_string),
+            listed: self.rejects.as_ref().map_or(String::new(), |rejects| {
+                format!("; all so far are listed in {}", rejects.aside.display())
+            }),
         }
         .into())
     }
