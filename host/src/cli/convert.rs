@@ -149,7 +149,10 @@ fn machine(v: &mut Values) -> (u64, u64) {
         return (0, 1);
     }
     let of = |name: &str| std::env::var(name).ok().and_then(|v| v.trim().parse::<u64>().ok());
-    let by_array = || Some(of("SLURM_ARRAY_TASK_ID")? - of("SLURM_ARRAY_TASK_MIN").unwrap_or(0));
+    let by_array = || {
+        let first = of("SLURM_ARRAY_TASK_MIN").unwrap_or(0);
+        Some(of("SLURM_ARRAY_TASK_ID")?.saturating_sub(first))
+    };
     let found = match v.optional_int("shard_index") {
         Some(index) => Some(index.unsigned_abs()),
         None => by_array().or_else(|| of("SLURM_PROCID")).or_else(|| of("JOB_COMPLETION_INDEX")),
