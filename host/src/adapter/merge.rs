@@ -1,5 +1,6 @@
 //! Merging: `W + scale · B A` into the base, tensor by tensor.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -54,8 +55,19 @@ pub fn merge(
     let adapter = peft::read(adapter_dir)?;
     let fault = |reason: String| ModelError::Adapter { path: adapter_dir.into(), reason };
     let files = WeightFiles::open(base_dir)?;
+    // Older files leave out what stands before every name of the body.
+    let base = config.spec.names.base;
+    let in_file = |module: &str| {
+        let name = format!("{module}.weight");
+        match name.strip_prefix(base).filter(|s| !files.contains(&name) && files.contains(s)) {
+            Some(short) => short.to_string(),
+            None => name,
+        }
+    };
+    let pairs: BTreeMap<String, (&str, &(Tensor, Tensor))> =
+        adapter.tensors.iter().map(|(m, pair)| (in_file(m), (m.as_str(), pair))).collect();
     for module in adapter.tensors.keys() {
-        if !files.contains(&format!("{module}.weight")) {
+        if !files.contains(&in_file(module)) {
             return Err(fault(format!(
                 "`{module}` is not in {}; the adapter belongs to another model",
                 base_dir.display()
@@ -66,7 +78,7 @@ pub fn merge(
     let mut entries = Vec::new();
     let mut stored = None;
     let names: Vec<String> = files.names().map(str::to_string).collect();
-    let head = crate::model::slots::Slot::LmHead.name();
+    let head = crate::model::slots::Slot::LmHead.name(&config.spec);
     // A reward model has its own head in place of the one with words.
     let score = adapter.score.as_ref();
     if let Some(score) = score {
@@ -83,23 +95,22 @@ pub fn merge(
             "it adapts a language model, and the base is a reward model; give its own base".into(),
         ));
     }
-    let tied = config.spec.tie_word_embeddings;
+    let (tied, transposed) = (config.spec.tie_word_embeddings, config.spec.transposed);
     let replaced = |n: &str| (tied && n == head) || (score.is_some() && n == SCORE);
     for name in names.into_iter().filter(|n| !replaced(n)) {
         // Types and shapes are needed before the values; reading twice keeps memory at one tensor.
         let probe = files.read(&name)?;
         let own = dtype.filter(|_| probe.dtype().is_float()).unwrap_or(probe.dtype());
         stored = stored.or(Some(own));
-        let module = name.strip_suffix(".weight").unwrap_or(&name).to_string();
-        let pair = adapter.tensors.get(&module);
-        let (files, fault, largest, config) = (&files, &fault, &largest, &adapter.config);
+        let pair = pairs.get(&name).copied();
+        let (files, fault, largest, lora) = (&files, &fault, &largest, &adapter.config);
         let read_name = name.clone();
         let tensor = move || -> Result<Tensor, ModelError> {
             let base = files.read(&read_name)?;
-            let Some((a, b)) = pair else { return Ok(base) };
-            let scale = config.rank_and_scale(&module).1;
+            let Some((module, (a, b))) = pair else { return Ok(base) };
+            let scale = lora.rank_and_scale(module).1;
             let delta = (b.matmul(a)? * scale)?;
-            let delta = if config.fan_in_fan_out { delta.t()?.contiguous()? } else { delta };
+            let delta = if transposed { delta.t()?.contiguous()? } else { delta };
             if delta.dims() != base.dims() {
                 return Err(fault(format!(
                     "`{module}` makes a change of {:?} for a weight of {:?}; it belongs to \

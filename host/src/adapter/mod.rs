@@ -7,7 +7,7 @@ pub mod targets;
 use candle_core::{DType, Device, Tensor};
 
 use crate::model::lora::{LoraPair, LoraTable};
-use crate::model::slots::{module_path, projection_shape};
+use crate::model::slots::projection_shape;
 use crate::model::{Decoder, ModelError, NamedTensor, ParamSet, Trained};
 use crate::rng::{Purpose, Stream};
 use peft::{LoraConfig, PeftAdapter};
@@ -77,7 +77,7 @@ pub fn attach_reward(decoder: &mut Decoder, adapter: &PeftAdapter) -> Result<Par
     }
     let mut params = attach_pairs(decoder, adapter)?;
     let tensor = score.to_device(decoder.device())?.copy()?;
-    params.params.push(NamedTensor { name: peft::SCORE_KEY.into(), tensor, decay: true });
+    params.params.push(NamedTensor { name: peft::SCORE_KEY.into(), tensor, decay: true, transposed: false });
     Ok(params)
 }
 
@@ -119,14 +119,14 @@ fn attach(
     let mut table = LoraTable::new(config.lora_dropout as f32);
     let device = decoder.device().clone();
     for (layer, projection) in targets::matching(&decoder.spec, config)? {
-        let module = module_path(layer, projection);
+        let module = decoder.spec.names.module_path(layer, projection);
         let (width_out, width_in) = projection_shape(&decoder.spec, projection);
         let (rank, scale) = config.rank_and_scale(&module);
         let (a, b) = pair(&module, rank, width_in, width_out, &device)?;
         let first = params.params.len();
         for (matrix, tensor) in [('A', a), ('B', b)] {
             let name = peft_key(&module, matrix);
-            params.params.push(NamedTensor { name, tensor, decay: true });
+            params.params.push(NamedTensor { name, tensor, decay: true, transposed: false });
         }
         table.insert(layer, projection, LoraPair { a: first, b: first + 1, scale: scale as f32 });
     }

@@ -4,7 +4,7 @@ use regex::Regex;
 
 use super::peft::{LoraConfig, TargetModules};
 use crate::model::projection::Projection;
-use crate::model::slots::{module_path, projection_name};
+use crate::model::slots::projections;
 use crate::model::{DecoderSpec, ModelError};
 
 /// The layers that `config` names, from the first to the last.
@@ -15,11 +15,13 @@ pub fn matching(
     spec: &DecoderSpec,
     config: &LoraConfig,
 ) -> Result<Vec<(usize, Projection)>, ModelError> {
+    let present = projections(spec);
+    let module_path = |l, p| spec.names.module_path(l, p);
     let fault = || ModelError::NoTarget {
         wanted: config.target_modules.to_string(),
-        available: Projection::ALL
+        available: present
             .iter()
-            .map(|&p| projection_name(p).rsplit('.').next().unwrap_or_default().to_string())
+            .map(|&p| spec.names.linear(p).rsplit('.').next().unwrap_or_default().to_string())
             .collect(),
     };
     let expression = match &config.target_modules {
@@ -39,7 +41,7 @@ pub fn matching(
     if let TargetModules::List(names) = &config.target_modules {
         let known = |n: &String| {
             (0..spec.num_layers).any(|l| {
-                Projection::ALL.iter().any(|&p| {
+                present.iter().any(|&p| {
                     let module = module_path(l, p);
                     module == *n || module.ends_with(&format!(".{n}"))
                 })
@@ -50,7 +52,7 @@ pub fn matching(
         }
     }
     let found: Vec<(usize, Projection)> = (0..spec.num_layers)
-        .flat_map(|l| Projection::ALL.map(|p| (l, p)))
+        .flat_map(|l| present.iter().map(move |&p| (l, p)))
         .filter(|&(l, p)| matches(&module_path(l, p)))
         .collect();
     if found.is_empty() { Err(fault()) } else { Ok(found) }

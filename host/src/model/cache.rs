@@ -3,10 +3,11 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::batch::TokenBatch;
-use super::block::{BlockContext, Qkv, attention_config, output_and_mlp, qkv};
+use super::block::{attention_config, forward_with};
 use super::decoder::Decoder;
 use super::params::ParamSet;
-use crate::ops::{attention, rms_norm};
+use super::places::Context;
+use crate::ops::attention;
 
 /// Keys and values of every layer in slots, one a sequence: `[slots · capacity, num_kv_heads ·
 /// head_dim]`.
@@ -14,6 +15,8 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
     /// Positions held by each slot.
     lens: Vec<usize>,
+    /// The context in each slot, for families that have one.
+    contexts: Vec<Context>,
     capacity: usize,
 }
 
@@ -34,7 +37,8 @@ impl KvCache {
         let zeros = || Tensor::zeros(shape, DType::F32, decoder.device());
         let layers =
             (0..spec.num_layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
-        Ok(Self { layers, lens: vec![0; slots], capacity })
+        let contexts = vec![Context::default(); slots];
+        Ok(Self { layers, lens: vec![0; slots], contexts, capacity })
     }
 
     /// Positions that a slot holds.
@@ -60,6 +64,7 @@ impl KvCache {
             }
         }
         self.lens[to] = len;
+        self.contexts[to] = self.contexts[from];
         Ok(())
     }
 
@@ -99,21 +104,25 @@ impl Decoder {
         }
         let batch = TokenBatch::from_ids(prompts);
         self.check(&batch)?;
-        let mut x = self.embed(&batch.input_ids)?;
+        for (&slot, context) in slots.iter().zip(self.contexts(&batch)) {
+            cache.contexts[slot] = context;
+        }
+        let places = self.places(&batch)?;
+        let mut x = self.embed(&batch)?;
         for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let b = self.block_context(params, layer, &batch.position_ids, &batch.bounds, None);
-            let eps = self.spec.rms_norm_eps;
-            let (n1, _) = rms_norm::forward(self.exec(), &x, &weights.input_norm, eps)?;
-            let Qkv { q, k, v, .. } = qkv(&b, weights, &n1)?;
+            let b = self.block_context(params, layer, &places, None);
             let (keys, values) = &cache.layers[layer];
-            for (&slot, bound) in slots.iter().zip(batch.bounds.windows(2)) {
-                let n = bound[1] - bound[0];
-                keys.slice_set(&k.narrow(0, bound[0], n)?, 0, slot * cache.capacity)?;
-                values.slice_set(&v.narrow(0, bound[0], n)?, 0, slot * cache.capacity)?;
-            }
-            let config = attention_config(&self.spec, layer);
-            let (out, _) = attention::forward(self.exec(), &q, &k, &v, &batch.bounds, config)?;
-            x = output_and_mlp(&b, weights, &x, &out)?.y;
+            x = forward_with(&b, weights, &x, |made| {
+                for (&slot, bound) in slots.iter().zip(batch.bounds.windows(2)) {
+                    let n = bound[1] - bound[0];
+                    let at = slot * cache.capacity;
+                    keys.slice_set(&made.k.narrow(0, bound[0], n)?, 0, at)?;
+                    values.slice_set(&made.v.narrow(0, bound[0], n)?, 0, at)?;
+                }
+                let config = attention_config(&self.spec, layer);
+                let sequences = places.sequences();
+                Ok(attention::forward(self.exec(), &made.q, &made.k, &made.v, sequences, config)?.0)
+            })?;
         }
         for (&slot, prompt) in slots.iter().zip(prompts) {
             cache.lens[slot] = prompt.len();
@@ -149,21 +158,23 @@ impl Decoder {
         self.check(&batch)?;
         let spans: Vec<(usize, usize)> =
             slots.iter().map(|&s| (s * cache.capacity, cache.lens[s] + 1)).collect();
-        let mut x = self.embed(ids)?;
+        let contexts: Vec<Context> = match self.spec.prefix {
+            Some(_) => slots.iter().map(|&s| cache.contexts[s]).collect(),
+            None => Vec::new(),
+        };
+        let places = self.places_of_next(&batch, &contexts)?;
+        let mut x = self.embed(&batch)?;
         for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let b: BlockContext<'_> =
-                self.block_context(params, layer, &batch.position_ids, &batch.bounds, None);
-            let eps = self.spec.rms_norm_eps;
-            let (n1, _) = rms_norm::forward(self.exec(), &x, &weights.input_norm, eps)?;
-            let Qkv { q, k, v, .. } = qkv(&b, weights, &n1)?;
+            let b = self.block_context(params, layer, &places, None);
             let (keys, values) = &cache.layers[layer];
-            for (i, (first, len)) in spans.iter().enumerate() {
-                keys.slice_set(&k.narrow(0, i, 1)?, 0, first + len - 1)?;
-                values.slice_set(&v.narrow(0, i, 1)?, 0, first + len - 1)?;
-            }
-            let config = attention_config(&self.spec, layer);
-            let out = attention::decode(self.exec(), &q, keys, values, &spans, config)?;
-            x = output_and_mlp(&b, weights, &x, &out)?.y;
+            x = forward_with(&b, weights, &x, |made| {
+                for (i, (first, len)) in spans.iter().enumerate() {
+                    keys.slice_set(&made.k.narrow(0, i, 1)?, 0, first + len - 1)?;
+                    values.slice_set(&made.v.narrow(0, i, 1)?, 0, first + len - 1)?;
+                }
+                let config = attention_config(&self.spec, layer);
+                attention::decode(self.exec(), &made.q, keys, values, &spans, config)
+            })?;
         }
         for &slot in slots {
             cache.lens[slot] += 1;

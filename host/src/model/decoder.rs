@@ -9,12 +9,14 @@ use candle_core::{Device, Result, Tensor};
 use super::batch::TokenBatch;
 use super::block::{self, BlockContext, BlockParams};
 use super::lora::LoraTable;
+use super::norm::{self, NormParams, Norms};
 use super::params::{GradSet, ParamSet};
+use super::places::{self, Places, Tables};
 use super::projection::Context;
-use super::rope_freq::inverse_frequencies;
 use super::spec::DecoderSpec;
 use super::weights::Weights;
-use crate::ops::{self, Exec, rms_norm, rope};
+use crate::ops::head::Head;
+use crate::ops::{self, Exec};
 use crate::rng::mix64;
 
 /// Where full fine-tuning puts the decoder's gradients.
@@ -22,10 +24,14 @@ use crate::rng::mix64;
 pub struct TrainedWeights {
     /// Embedding (and head, when tied).
     pub embed: Option<usize>,
+    /// Learned positions.
+    pub positions: Option<usize>,
+    /// Norm over the embedding.
+    pub embed_norm: NormParams,
     /// Blocks.
     pub blocks: Vec<BlockParams>,
     /// Norm before the head.
-    pub final_norm: Option<usize>,
+    pub final_norm: NormParams,
     /// Head, when it is a matrix of its own.
     pub lm_head: Option<usize>,
 }
@@ -69,7 +75,9 @@ pub struct Decoder {
     pub gradient_checkpointing: bool,
     exec: Exec,
     device: Device,
-    rope: rope::Table,
+    tables: Tables,
+    /// The head with rows of length 1, where the family's is so.
+    normalized_head: Option<Tensor>,
     max_positions: usize,
 }
 
@@ -80,8 +88,16 @@ enum BlockTape {
     Input(Tensor),
 }
 
+/// The embedding before its norm.
+struct Embedded {
+    x: Tensor,
+    stats: norm::Saved,
+}
+
 /// What a forward left for its backward.
 pub struct Tape {
+    places: Places,
+    embedded: Option<Embedded>,
     blocks: Vec<BlockTape>,
     /// Output of the last block, `[tokens, hidden]`.
     pub(super) hidden: Tensor,
@@ -99,21 +115,20 @@ impl Decoder {
         device: &Device,
         max_positions: usize,
     ) -> Result<Self> {
-        let rope = rope::Table::new(
-            &inverse_frequencies(&spec.rope, spec.head_dim),
-            max_positions,
-            device,
-        )?;
-        Ok(Self {
+        let tables = Tables::new(&spec, max_positions, device)?;
+        let mut decoder = Self {
             spec,
             weights,
             trained: Trained::Nothing,
             gradient_checkpointing: false,
             exec: Exec::for_device(device),
             device: device.clone(),
-            rope,
+            tables,
+            normalized_head: None,
             max_positions,
-        })
+        };
+        decoder.normalize_head()?;
+        Ok(decoder)
     }
 
     /// Chooses the implementation; tests compare the two.
@@ -136,25 +151,99 @@ impl Decoder {
         self.max_positions
     }
 
-    /// The head's matrix, `[vocab, hidden]`.
-    pub fn head_weight(&self) -> &Tensor {
+    /// What makes logits of normed states.
+    pub fn head(&self) -> Head<'_> {
+        let weight = self.normalized_head.as_ref().unwrap_or(self.head_weight());
+        Head { weight, softcap: self.spec.final_softcap }
+    }
+
+    /// The head's matrix as it is trained and saved, `[vocab, hidden]`.
+    pub(super) fn head_weight(&self) -> &Tensor {
         self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed)
+    }
+
+    /// Makes the head with rows of length 1 again, after its matrix changed.
+    pub(super) fn normalize_head(&mut self) -> Result<()> {
+        if self.spec.normalized_head {
+            let weight = self.head_weight();
+            let lengths = ops::head::row_lengths(weight)?;
+            let wide = weight.to_dtype(candle_core::DType::F32)?.broadcast_div(&lengths)?;
+            self.normalized_head = Some(wide.to_dtype(weight.dtype())?);
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of the head's matrix, given by the matrix in use.
+    pub(super) fn add_head_gradient(&self, grads: &mut GradSet, grad: Option<Tensor>) -> Result<()> {
+        let grad = match (grad, &self.normalized_head) {
+            (Some(grad), Some(unit)) => {
+                Some(ops::head::through_unit_rows(&grad, unit, self.head_weight())?)
+            }
+            (grad, _) => grad,
+        };
+        grads.add_optional(self.head_index(), grad)
     }
 
     pub(super) fn block_context<'a>(
         &'a self,
         params: &'a ParamSet,
         layer: usize,
-        position_ids: &'a [u32],
-        bounds: &'a [usize],
+        places: &'a Places,
         dropout_key: Option<u64>,
     ) -> BlockContext<'a> {
         let cx = Context { exec: self.exec, params, lora: self.trained.lora(), dropout_key };
-        BlockContext { cx, spec: &self.spec, layer, rope: &self.rope, position_ids, bounds }
+        BlockContext { cx, norms: self.norms(), spec: &self.spec, layer, places }
+    }
+
+    pub(super) fn norms(&self) -> Norms {
+        Norms::new(self.exec, &self.spec)
+    }
+
+    /// Where the tokens of a batch of whole sequences stand.
+    pub(super) fn places(&self, batch: &TokenBatch) -> Result<Places> {
+        self.tables.places(&self.spec, batch, &self.contexts(batch))
+    }
+
+    /// The contexts of whole sequences; empty where the family has none.
+    pub(super) fn contexts(&self, batch: &TokenBatch) -> Vec<places::Context> {
+        let Some(prefix) = &self.spec.prefix else { return Vec::new() };
+        let sequences = batch.bounds.windows(2);
+        sequences.map(|b| places::Context::of(&batch.input_ids[b[0]..b[1]], prefix)).collect()
+    }
+
+    /// Where single tokens stand that continue sequences with the given contexts.
+    pub(super) fn places_of_next(
+        &self,
+        batch: &TokenBatch,
+        contexts: &[places::Context],
+    ) -> Result<Places> {
+        self.tables.places(&self.spec, batch, contexts)
+    }
+
+    /// Embeddings of `batch` as the first block takes them, `[tokens, hidden]`, and what the backward
+    /// needs of them.
+    fn embedded(&self, batch: &TokenBatch) -> Result<(Tensor, Option<Embedded>)> {
+        let mut x = ops::embedding::forward(self.exec, &self.weights.embed, &batch.input_ids)?;
+        if self.spec.embed_scale != 1.0 {
+            x = (x * self.spec.embed_scale)?;
+        }
+        if let Some(table) = &self.weights.positions {
+            let positions = ops::embedding::forward(self.exec, table, &batch.position_ids)?;
+            x = ops::elementwise::add(self.exec, x, &positions)?;
+        }
+        let Some(norm) = &self.weights.embed_norm else { return Ok((x, None)) };
+        let (y, stats) = self.norms().forward(norm, &x)?;
+        Ok((y, Some(Embedded { x, stats })))
     }
 
     pub(super) fn check(&self, batch: &TokenBatch) -> Result<()> {
         let longest = batch.position_ids.iter().max().map_or(0, |&p| p as usize + 1);
+        let learned = self.weights.positions.as_ref().map(|t| t.dim(0)).transpose()?;
+        if let Some(most) = learned.filter(|&most| longest > most) {
+            candle_core::bail!(
+                "a sequence of {longest} tokens was given to a model that has learned {most} positions"
+            );
+        }
         if longest > self.max_positions {
             candle_core::bail!(
                 "a sequence of {longest} tokens was given to a decoder made for {}",
@@ -182,9 +271,10 @@ impl Decoder {
     /// The last block's output, `[tokens, hidden]`, before the final norm. Nothing is kept.
     pub fn hidden(&self, params: &ParamSet, batch: &TokenBatch) -> Result<Tensor> {
         self.check(batch)?;
-        let mut x = ops::embedding::forward(self.exec, &self.weights.embed, &batch.input_ids)?;
+        let places = self.places(batch)?;
+        let mut x = self.embedded(batch)?.0;
         for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let b = self.block_context(params, layer, &batch.position_ids, &batch.bounds, None);
+            let b = self.block_context(params, layer, &places, None);
             x = block::forward(&b, weights, &x)?.0;
         }
         Ok(x)
@@ -200,11 +290,11 @@ impl Decoder {
     ) -> Result<Tape> {
         self.check(batch)?;
         let lowest = self.lowest_trained().unwrap_or(usize::MAX);
-        let mut x = ops::embedding::forward(self.exec, &self.weights.embed, &batch.input_ids)?;
+        let places = self.places(batch)?;
+        let (mut x, embedded) = self.embedded(batch)?;
         let mut blocks = Vec::with_capacity(self.weights.layers.len());
         for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let b =
-                self.block_context(params, layer, &batch.position_ids, &batch.bounds, dropout_key);
+            let b = self.block_context(params, layer, &places, dropout_key);
             let (y, saved) = block::forward(&b, weights, &x)?;
             if layer >= lowest {
                 blocks.push(if self.gradient_checkpointing {
@@ -215,7 +305,7 @@ impl Decoder {
             }
             x = y;
         }
-        Ok(Tape { blocks, hidden: x, dropout_key })
+        Ok(Tape { places, embedded, blocks, hidden: x, dropout_key })
     }
 
     /// Gradients of everything trained below the last block's output. `dhidden [tokens, hidden]`.
@@ -230,13 +320,12 @@ impl Decoder {
         let Some(lowest) = self.lowest_trained() else { return Ok(()) };
         let full = self.trained.weights();
         let untrained = BlockParams::default();
-        let Tape { mut blocks, dropout_key, hidden } = tape;
+        let Tape { places, embedded, mut blocks, dropout_key, hidden } = tape;
         drop(hidden);
         let mut dy = dhidden;
         for layer in (lowest..self.weights.layers.len()).rev() {
             let weights = &self.weights.layers[layer];
-            let b =
-                self.block_context(params, layer, &batch.position_ids, &batch.bounds, dropout_key);
+            let b = self.block_context(params, layer, &places, dropout_key);
             let saved = match blocks.pop() {
                 Some(BlockTape::Saved(saved)) => *saved,
                 Some(BlockTape::Input(x)) => block::forward(&b, weights, &x)?.1,
@@ -249,13 +338,41 @@ impl Decoder {
                 None => return Ok(()),
             }
         }
-        if let Some(index) = full.and_then(|f| f.embed) {
-            let sum = grads.grads[index].take();
-            let vocab = self.spec.vocab_size;
-            let grad = ops::embedding::backward(self.exec, &dy, &batch.input_ids, vocab, sum)?;
-            grads.grads[index] = Some(grad);
+        match full {
+            Some(full) => self.backward_embedded(batch, full, embedded, dy, grads),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The backward of [`Decoder::embedded`].
+    fn backward_embedded(
+        &self,
+        batch: &TokenBatch,
+        full: &TrainedWeights,
+        embedded: Option<Embedded>,
+        dy: Tensor,
+        grads: &mut GradSet,
+    ) -> Result<()> {
+        let mut dx = match (embedded, &self.weights.embed_norm) {
+            (Some(Embedded { x, stats }), Some(norm)) => {
+                self.norms().backward(norm, full.embed_norm, &x, &stats, &dy, grads)?
+            }
+            _ => dy,
+        };
+        let mut add = |index: Option<usize>, table: &Tensor, dx: &Tensor, ids: &[u32]| {
+            let Some(index) = index else { return Ok(()) };
+            let sum = grads.grads[index].take();
+            let grad = ops::embedding::backward(self.exec, dx, ids, table.dim(0)?, sum)?;
+            grads.grads[index] = Some(grad);
+            Ok::<_, candle_core::Error>(())
+        };
+        if let Some(table) = &self.weights.positions {
+            add(full.positions, table, &dx, &batch.position_ids)?;
+        }
+        if self.spec.embed_scale != 1.0 {
+            dx = (dx * self.spec.embed_scale)?;
+        }
+        add(full.embed, &self.weights.embed, &dx, &batch.input_ids)
     }
 
     /// Runs `f` on this decoder without its LoRA pairs: the base, as a reference model.
@@ -268,13 +385,12 @@ impl Decoder {
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]` (before the final norm).
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (normed, _) =
-            rms_norm::forward(self.exec, hidden, &self.weights.final_norm, self.spec.rms_norm_eps)?;
-        ops::linear::forward(self.exec, &normed, self.head_weight(), None)
+        let (normed, _) = self.norms().forward(&self.weights.final_norm, hidden)?;
+        self.head().logits(self.exec, &normed)
     }
 
-    pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        ops::embedding::forward(self.exec, &self.weights.embed, ids)
+    pub(super) fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
+        Ok(self.embedded(batch)?.0)
     }
 }
 

@@ -3,11 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::batch::TokenBatch;
-use super::block;
 use super::decoder::Decoder;
 use super::params::{GradSet, ParamSet};
 use super::scoring::{cooled, positions_of};
 use crate::ops::divergence::{Divergences, Predictor, compare};
+use crate::ops::head::Head;
 
 /// What a student is compared with, and how.
 pub struct Teacher {
@@ -23,9 +23,14 @@ impl Decoder {
     /// The rows of the head that student and teacher both have. Tables are often padded beyond
     /// their tokenizer, and to different sizes.
     fn common_head(&self, teacher: &Teacher) -> Result<(Tensor, Tensor)> {
-        let (own, theirs) = (self.head_weight(), teacher.decoder.head_weight());
+        let (own, theirs) = (self.head().weight, teacher.decoder.head().weight);
         let common = own.dim(0)?.min(theirs.dim(0)?);
         Ok((own.narrow(0, 0, common)?, theirs.narrow(0, 0, common)?))
+    }
+
+    /// This decoder's head with other rows.
+    fn over<'a>(&self, weight: &'a Tensor) -> Head<'a> {
+        Head { weight, softcap: self.spec.final_softcap }
     }
 
     /// Divergences at every trained position of `batch`, without a backward.
@@ -48,8 +53,8 @@ impl Decoder {
         };
         let (hidden, teacher_hidden) =
             (states(self, params)?, states(&teacher.decoder, &ParamSet::default())?);
-        let student = Predictor { hidden: &hidden, weight: &own };
-        let against = Predictor { hidden: &teacher_hidden, weight: &theirs };
+        let student = Predictor { hidden: &hidden, head: self.over(&own) };
+        let against = Predictor { hidden: &teacher_hidden, head: teacher.decoder.over(&theirs) };
         Ok(compare(self.exec(), student, against, teacher.beta, None, false)?.0)
     }
 
@@ -81,8 +86,8 @@ impl Decoder {
         let head_index = self.head_index();
         let (found, head_grads) = compare(
             self.exec(),
-            Predictor { hidden: &hidden, weight: &own },
-            Predictor { hidden: &teacher_hidden, weight: &theirs },
+            Predictor { hidden: &hidden, head: self.over(&own) },
+            Predictor { hidden: &teacher_hidden, head: teacher.decoder.over(&theirs) },
             teacher.beta,
             Some(&vec![coefficient; targets.len()]),
             head_index.is_some(),
@@ -93,7 +98,7 @@ impl Decoder {
             Some(dweight) if beyond > 0 => Some(dweight.pad_with_zeros(0, 0, beyond)?),
             dweight => dweight,
         };
-        block::add_optional(grads, head_index, dweight)?;
+        self.add_head_gradient(grads, dweight)?;
         let dnormed = cooled(&head_grads.hidden, teacher.temperature)?;
         self.backward_at(params, batch, kept, &dnormed, grads)?;
         Ok(found)

@@ -3,7 +3,6 @@
 use super::block::BlockParams;
 use super::decoder::{Decoder, Trained, TrainedWeights};
 use super::params::{NamedTensor, ParamSet};
-use super::projection::LinearParams;
 use super::slots::Slot;
 
 impl Decoder {
@@ -19,23 +18,23 @@ impl Decoder {
             let Some(tensor) = self.weights.get(slot) else { continue };
             let index = Some(params.params.len());
             params.params.push(NamedTensor {
-                name: slot.name(),
+                name: slot.name(&self.spec),
                 tensor: tensor.clone(),
                 decay: slot.is_matrix(),
+                transposed: slot.is_transposed(&self.spec),
             });
             match slot {
                 Slot::Embed => trained.embed = index,
-                Slot::FinalNorm => trained.final_norm = index,
+                Slot::Positions => trained.positions = index,
+                Slot::EmbedNorm => trained.embed_norm.weight = index,
+                Slot::EmbedNormBias => trained.embed_norm.bias = index,
+                Slot::FinalNorm => trained.final_norm.weight = index,
+                Slot::FinalNormBias => trained.final_norm.bias = index,
                 Slot::LmHead => trained.lm_head = index,
-                Slot::InputNorm(l) => trained.blocks[l].input_norm = index,
-                Slot::PostNorm(l) => trained.blocks[l].post_norm = index,
-                Slot::QNorm(l) => trained.blocks[l].q_norm = index,
-                Slot::KNorm(l) => trained.blocks[l].k_norm = index,
-                Slot::Weight(l, p) => {
-                    let linear: &mut LinearParams = &mut trained.blocks[l].linear[p as usize];
-                    linear.weight = index;
-                }
-                Slot::Bias(l, p) => trained.blocks[l].linear[p as usize].bias = index,
+                Slot::Norm(l, place) => trained.blocks[l].norms[place as usize].weight = index,
+                Slot::NormBias(l, place) => trained.blocks[l].norms[place as usize].bias = index,
+                Slot::Weight(l, p) => trained.blocks[l].linears[p as usize].weight = index,
+                Slot::Bias(l, p) => trained.blocks[l].linears[p as usize].bias = index,
             }
         }
         self.trained = Trained::Full(trained);
@@ -44,9 +43,12 @@ impl Decoder {
 
     /// Makes the decoder see parameters that the optimiser replaced. LoRA pairs are read from the
     /// parameters at every use; only full fine-tuning has something to do here.
-    pub fn relink(&mut self, params: &ParamSet) {
+    ///
+    /// # Errors
+    /// When what follows from a parameter can't be made again.
+    pub fn relink(&mut self, params: &ParamSet) -> candle_core::Result<()> {
         if !matches!(self.trained, Trained::Full(_)) {
-            return;
+            return Ok(());
         }
         let slots = Slot::all(&self.spec);
         for (slot, param) in slots.into_iter().zip(&params.params) {
@@ -54,5 +56,6 @@ impl Decoder {
                 *place = param.tensor.clone();
             }
         }
+        self.normalize_head()
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use super::projection::Projection;
 use super::save::{Entry, SHARD_BYTES, config_for, write_json, write_weights};
-use super::slots::Slot;
+use super::slots::{NormPlace, Slot};
 use super::spec::DecoderSpec;
 use super::{HfConfig, ModelError, families};
 use crate::fs::{AtomicDir, io_error};
@@ -90,23 +90,37 @@ fn gguf_name(slot: Slot) -> String {
         Projection::Q => "attn_q",
         Projection::K => "attn_k",
         Projection::V => "attn_v",
+        Projection::Qkv => "attn_qkv",
         Projection::O => "attn_output",
         Projection::Gate => "ffn_gate",
-        Projection::Up => "ffn_up",
+        Projection::Up | Projection::GateUp => "ffn_up",
         Projection::Down => "ffn_down",
+    };
+    let norm = |place: NormPlace| match place {
+        NormPlace::Input => "attn_norm",
+        NormPlace::Query => "attn_q_norm",
+        NormPlace::Key => "attn_k_norm",
+        NormPlace::AttentionOutput => "post_attention_norm",
+        NormPlace::Mlp => "ffn_norm",
+        NormPlace::MlpOutput => "post_ffw_norm",
     };
     match slot {
         Slot::Embed => "token_embd.weight".into(),
+        Slot::Positions => "position_embd.weight".into(),
+        Slot::EmbedNorm => "token_embd_norm.weight".into(),
+        Slot::EmbedNormBias => "token_embd_norm.bias".into(),
         Slot::FinalNorm => "output_norm.weight".into(),
+        Slot::FinalNormBias => "output_norm.bias".into(),
         Slot::LmHead => "output.weight".into(),
-        Slot::InputNorm(l) => format!("blk.{l}.attn_norm.weight"),
-        Slot::PostNorm(l) => format!("blk.{l}.ffn_norm.weight"),
-        Slot::QNorm(l) => format!("blk.{l}.attn_q_norm.weight"),
-        Slot::KNorm(l) => format!("blk.{l}.attn_k_norm.weight"),
+        Slot::Norm(l, place) => format!("blk.{l}.{}.weight", norm(place)),
+        Slot::NormBias(l, place) => format!("blk.{l}.{}.bias", norm(place)),
         Slot::Weight(l, p) => format!("blk.{l}.{}.weight", projection(p)),
         Slot::Bias(l, p) => format!("blk.{l}.{}.bias", projection(p)),
     }
 }
+
+/// Families whose GGUF files this importer reads: those that differ from LLaMA in biases and norms alone.
+const IMPORTED: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// llama.cpp stores the rows of LLaMA's queries and keys with the halves of each rotation pair side
 /// by side; Hugging Face has the two halves of a head one after the other.
@@ -158,7 +172,7 @@ pub fn import(path: &Path, output_dir: &Path, dtype: DType) -> Result<ImportRepo
         }
         let (reader, content, metadata) = (&reader, &content, &metadata);
         let tensor = move || read(reader, content, metadata, slot, spec);
-        entries.push(Entry { name: slot.name(), dtype, shape, tensor: Box::new(tensor) });
+        entries.push(Entry { name: slot.name(spec), dtype, shape, tensor: Box::new(tensor) });
     }
     let num_tensors = entries.len();
     let out = AtomicDir::create(output_dir)?;
@@ -202,12 +216,12 @@ fn read(
 
 /// `config.json` from the metadata.
 fn configuration(m: &Metadata<'_>) -> Result<Map<String, serde_json::Value>, ModelError> {
-    let family = families::find(&m.architecture).ok_or_else(|| {
-        let known: Vec<&str> = families::FAMILIES.iter().map(|f| f.model_type).collect();
+    let found = families::find(&m.architecture).filter(|f| IMPORTED.contains(&f.model_type));
+    let family = found.ok_or_else(|| {
         let name = crate::error::excerpt(&m.architecture);
         m.fault(format!(
             "architecture `{name}` is not supported; this version knows {}",
-            known.join(", ")
+            IMPORTED.join(", ")
         ))
     })?;
     let hidden = m.count("embedding_length")?;
@@ -456,7 +470,7 @@ mod tests {
             assert_eq!(got, want.flatten_all().unwrap().to_vec1::<f32>().unwrap(), "{name}");
         }
         let config = HfConfig::read(&out).unwrap();
-        assert_eq!((config.spec.rms_norm_eps, config.spec.vocab_size), (1e-5, 4));
+        assert_eq!((config.spec.norm_eps, config.spec.vocab_size), (1e-5, 4));
         let tokenizer = std::fs::read(out.join("tokenizer.json")).unwrap();
         let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).unwrap();
         assert_eq!(tokenizer.encode("ab<s>a", false).unwrap().get_ids(), [3, 0, 1]);

@@ -1,6 +1,7 @@
 //! Memory that a training run will need, from shapes alone.
 
-use super::spec::DecoderSpec;
+use super::slots::Slot;
+use super::spec::{DecoderSpec, GateLayout, Residual};
 
 /// What is known before anything is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,36 +44,32 @@ impl Estimate {
 
 /// Number of values of the decoder's weights.
 pub fn num_parameters(spec: &DecoderSpec) -> usize {
-    let (h, i) = (spec.hidden_size, spec.intermediate_size);
-    let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-    let mut layer = 2 * h + h * q + 2 * h * kv + q * h + 3 * h * i;
-    if spec.qkv_bias {
-        layer += q + 2 * kv;
-    }
-    if spec.o_bias {
-        layer += h;
-    }
-    if spec.mlp_bias {
-        layer += 2 * i + h;
-    }
-    if spec.qk_norm {
-        layer += 2 * spec.head_dim;
-    }
-    let tables = if spec.tie_word_embeddings { 1 } else { 2 };
-    tables * spec.vocab_size * h + spec.num_layers * layer + h
+    let size = |slot: &Slot| slot.shape(spec).iter().fold(1usize, |n, &d| n.saturating_mul(d));
+    // Every block has the same tensors.
+    let once = Slot::all(&DecoderSpec { num_layers: 0, ..spec.clone() });
+    let with_one = Slot::all(&DecoderSpec { num_layers: 1, ..spec.clone() });
+    let sum = |slots: &[Slot]| slots.iter().fold(0usize, |n, s| n.saturating_add(size(s)));
+    let block = sum(&with_one).saturating_sub(sum(&once));
+    sum(&once).saturating_add(block.saturating_mul(spec.num_layers))
 }
 
 /// The estimate. Activations follow what `block.rs` keeps: for each token and layer the input,
-/// queries, keys, values, the attention's output, the sum after it, gate and up, f32.
+/// queries, keys, values, the attention's output, the sum after it, what the MLP's non-linearity
+/// reads, and what stands before norms over heads and outputs, f32.
 pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
     let (h, i) = (spec.hidden_size, spec.intermediate_size);
-    let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-    let mut kept = 2 * h + 2 * q + 2 * kv + 2 * i + spec.num_heads + 2 + 7 * work.lora_rank;
+    let (q, kv) = spec.attention_widths();
+    let widths = if spec.gate == GateLayout::None { 1 } else { 2 };
+    let stream = if spec.residual == Residual::Parallel { h } else { 2 * h };
+    let mut kept = stream + 2 * q + 2 * kv + widths * i + spec.num_heads + 4 + 7 * work.lora_rank;
     if spec.qk_norm {
         kept += q + kv;
     }
+    if spec.output_norms {
+        kept += 2 * h;
+    }
     // The backward of the MLP: activation, its gradient, those of gate and up, and of the block.
-    let widest = 4 * i + 3 * h;
+    let widest = 2 * widths * i + 3 * h;
     let per_layer = if work.gradient_checkpointing { h } else { kept };
     let once = if work.gradient_checkpointing { kept + widest } else { widest };
     let activations = 4 * work.tokens * (spec.num_layers * per_layer + once);
@@ -88,30 +85,18 @@ pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::{RopeScaling, RopeSpec};
+    use crate::model::spec::Sizes;
 
     fn smollm2() -> DecoderSpec {
-        DecoderSpec {
-            model_type: "llama".into(),
+        DecoderSpec::llama(Sizes {
             vocab_size: 49_152,
             hidden_size: 576,
             intermediate_size: 1536,
             num_layers: 30,
             num_heads: 9,
             num_kv_heads: 3,
-            head_dim: 64,
             max_position_embeddings: 8192,
-            rms_norm_eps: 1e-5,
-            rope: RopeSpec { theta: 100_000.0, scaling: RopeScaling::Default },
-            tie_word_embeddings: true,
-            qkv_bias: false,
-            o_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            sliding_window: None,
-            sliding_layers: Vec::new(),
-            initializer_range: 0.02,
-        }
+        })
     }
 
     #[test]

@@ -11,6 +11,20 @@ pub struct NamedTensor {
     pub tensor: Tensor,
     /// Whether AdamW's weight decay applies (not to biases and norm weights).
     pub decay: bool,
+    /// Whether files hold the transpose (GPT-2's linear layers).
+    pub transposed: bool,
+}
+
+impl NamedTensor {
+    /// The value as a file holds it.
+    pub fn file_tensor(&self) -> candle_core::Result<Tensor> {
+        self.turned(self.tensor.clone())
+    }
+
+    /// From a file's value to the one in use, or back.
+    pub fn turned(&self, tensor: Tensor) -> candle_core::Result<Tensor> {
+        if self.transposed { tensor.t()?.contiguous() } else { Ok(tensor) }
+    }
 }
 
 /// The parameters being trained, in a fixed order: index = [`GradSet`] index.
@@ -53,5 +67,17 @@ impl GradSet {
             None => grad,
         });
         Ok(())
+    }
+
+    /// Adds a gradient that is wanted.
+    pub fn add_optional(
+        &mut self,
+        index: Option<usize>,
+        grad: Option<Tensor>,
+    ) -> candle_core::Result<()> {
+        match (index, grad) {
+            (Some(index), Some(grad)) => self.add(index, grad),
+            _ => Ok(()),
+        }
     }
 }

@@ -5,11 +5,11 @@ use candle_core::{Result, Tensor};
 
 use super::lora::{LoraPair, LoraTable};
 use super::params::{GradSet, ParamSet};
-use super::weights::{LayerWeights, Linear};
+use super::weights::Linear;
 use crate::ops::{self, Exec, dropout::Dropout};
 use crate::rng::mix64;
 
-/// The linear layers of a block, in the order in which they are used.
+/// The linear layers that a block can have; `slots::projections` says which a family has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Projection {
     /// Queries.
@@ -26,47 +26,15 @@ pub enum Projection {
     Up,
     /// MLP down.
     Down,
+    /// Queries, keys and values together.
+    Qkv,
+    /// Gate and up together.
+    GateUp,
 }
 
 impl Projection {
-    /// All of them.
-    pub const ALL: [Projection; 7] = [
-        Projection::Q,
-        Projection::K,
-        Projection::V,
-        Projection::O,
-        Projection::Gate,
-        Projection::Up,
-        Projection::Down,
-    ];
-}
-
-impl LayerWeights {
-    /// The linear layer behind a projection.
-    pub fn linear(&self, projection: Projection) -> &Linear {
-        match projection {
-            Projection::Q => &self.q,
-            Projection::K => &self.k,
-            Projection::V => &self.v,
-            Projection::O => &self.o,
-            Projection::Gate => &self.gate,
-            Projection::Up => &self.up,
-            Projection::Down => &self.down,
-        }
-    }
-
-    /// As [`LayerWeights::linear`], to replace its tensors.
-    pub fn linear_mut(&mut self, projection: Projection) -> &mut Linear {
-        match projection {
-            Projection::Q => &mut self.q,
-            Projection::K => &mut self.k,
-            Projection::V => &mut self.v,
-            Projection::O => &mut self.o,
-            Projection::Gate => &mut self.gate,
-            Projection::Up => &mut self.up,
-            Projection::Down => &mut self.down,
-        }
-    }
+    /// How many there are.
+    pub const COUNT: usize = 9;
 }
 
 /// Where full fine-tuning puts the gradients of one linear layer.

@@ -4,10 +4,10 @@
 use candle_core::{Result, Tensor};
 
 use super::batch::{Target, TokenBatch};
-use super::block;
 use super::decoder::{Decoder, Tape};
+use super::norm;
 use super::params::{GradSet, ParamSet};
-use crate::ops::{head, linear, rms_norm};
+use crate::ops::{head, linear};
 
 /// Scores of a batch's trained positions.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct Kept {
     tape: Tape,
     positions: Tensor,
     rows: Tensor,
-    stats: rms_norm::Saved,
+    stats: norm::Saved,
     /// `[positions, hidden]`, in the order asked for.
     pub normed: Tensor,
 }
@@ -61,12 +61,11 @@ impl Decoder {
         &self,
         hidden: &Tensor,
         positions: Vec<u32>,
-    ) -> Result<(Tensor, Tensor, rms_norm::Saved, Tensor)> {
+    ) -> Result<(Tensor, Tensor, norm::Saved, Tensor)> {
         let n = positions.len();
         let positions = Tensor::from_vec(positions, n, self.device())?;
         let rows = hidden.index_select(&positions, 0)?;
-        let (norm, eps) = (&self.weights.final_norm, self.spec.rms_norm_eps);
-        let (normed, stats) = rms_norm::forward(self.exec(), &rows, norm, eps)?;
+        let (normed, stats) = self.norms().forward(&self.weights.final_norm, &rows)?;
         Ok((positions, rows, stats, normed))
     }
 
@@ -107,11 +106,9 @@ impl Decoder {
     ) -> Result<()> {
         let Kept { tape, positions, rows, stats, normed } = kept;
         drop(normed);
-        let norm_index = self.trained.weights().and_then(|f| f.final_norm);
+        let trained = self.trained.weights().map(|f| f.final_norm).unwrap_or_default();
         let norm = &self.weights.final_norm;
-        let want = norm_index.is_some();
-        let (drows, dnorm) = rms_norm::backward(self.exec(), dnormed, &rows, norm, &stats, want)?;
-        block::add_optional(grads, norm_index, dnorm)?;
+        let drows = self.norms().backward(norm, trained, &rows, &stats, dnormed, grads)?;
         let dhidden = tape.hidden.zeros_like()?.index_add(&positions, &drows, 0)?;
         drop((rows, drows));
         self.backward(params, batch, tape, dhidden, grads)
@@ -147,7 +144,7 @@ impl Decoder {
         }
         let normed = self.hidden_at(params, batch, positions_of(&targets))?;
         let input = cooled(&normed, temperature)?;
-        let scores = head::score(self.exec(), &input, self.head_weight(), &tokens_of(&targets))?;
+        let scores = head::score(self.exec(), &input, self.head(), &tokens_of(&targets))?;
         Ok(Some((CausalScores { targets, scores }, normed)))
     }
 
@@ -189,7 +186,7 @@ impl Decoder {
         }
         let kept = self.forward_at(params, batch, positions_of(&targets), dropout_key)?;
         let normed = cooled(&kept.normed, temperature)?;
-        let scores = head::score(self.exec(), &normed, self.head_weight(), &tokens_of(&targets))?;
+        let scores = head::score(self.exec(), &normed, self.head(), &tokens_of(&targets))?;
         Ok(Some((scores, Scored { kept, targets, temperature })))
     }
 
@@ -208,13 +205,20 @@ impl Decoder {
         self.head_and_below(params, batch, scored, dlogprobs, dnormed, grads).map(|_| ())
     }
 
-    /// Mean over the vocabulary of the logits that states `normed [n, hidden]` predict, `[n]`: the
-    /// mean of products is the product with the mean row.
+    /// Mean over the vocabulary of the logits that states `normed [n, hidden]` predict, `[n]`.
+    /// Without a cap on the logits the mean of products is the product with the mean row.
     pub fn mean_logits(&self, normed: &Tensor) -> Result<Vec<f32>> {
-        let head = self.head_weight();
-        let vocab = head.dim(0)?;
+        let head = self.head();
+        let vocab = head.weight.dim(0)?;
+        if head.softcap.is_some() {
+            let chunks = head::chunks_of(normed.dim(0)?, vocab, head::CHUNK_BYTES);
+            let means = chunks.into_iter().map(|(start, rows)| {
+                head.logits(self.exec(), &normed.narrow(0, start, rows)?)?.mean(1)?.to_vec1()
+            });
+            return Ok(means.collect::<Result<Vec<Vec<f32>>>>()?.concat());
+        }
         let shares = Tensor::full(1.0 / vocab as f32, (1, vocab), self.device())?;
-        let row = linear::backward_input(self.exec(), &shares, head)?;
+        let row = linear::backward_input(self.exec(), &shares, head.weight)?;
         normed.matmul(&row.t()?)?.squeeze(1)?.to_vec1()
     }
 
@@ -238,12 +242,12 @@ impl Decoder {
         let (scores, head_grads) = head::score_and_backward(
             self.exec(),
             &cooled(&kept.normed, temperature)?,
-            self.head_weight(),
+            self.head(),
             &tokens_of(&targets),
             dlogprobs,
             head_index.is_some(),
         )?;
-        block::add_optional(grads, head_index, head_grads.weight)?;
+        self.add_head_gradient(grads, head_grads.weight)?;
         let mut gradient = cooled(&head_grads.hidden, temperature)?;
         if let Some(other) = dnormed {
             gradient = (gradient + other)?;

@@ -1,89 +1,139 @@
-//! Every tensor of a decoder by its place, and its name in Hugging Face files.
+//! Every tensor of a decoder by its place, its name in Hugging Face files and its shape.
+
+use candle_core::{Result, Tensor};
 
 use super::projection::Projection;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, GateLayout, NormKind, Position, QkvLayout};
+
+/// Where a norm stands in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NormPlace {
+    /// Before attention.
+    Input,
+    /// Over each query head.
+    Query,
+    /// Over each key head.
+    Key,
+    /// Over the attention's output.
+    AttentionOutput,
+    /// Before the MLP.
+    Mlp,
+    /// Over the MLP's output.
+    MlpOutput,
+}
+
+impl NormPlace {
+    /// All of them.
+    pub const ALL: [NormPlace; 6] = [
+        NormPlace::Input,
+        NormPlace::Query,
+        NormPlace::Key,
+        NormPlace::AttentionOutput,
+        NormPlace::Mlp,
+        NormPlace::MlpOutput,
+    ];
+
+    fn exists(self, spec: &DecoderSpec) -> bool {
+        match self {
+            NormPlace::Input | NormPlace::Mlp => true,
+            NormPlace::Query | NormPlace::Key => spec.qk_norm,
+            NormPlace::AttentionOutput | NormPlace::MlpOutput => spec.output_norms,
+        }
+    }
+}
 
 /// A tensor's place in the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
     /// Embedding, `[vocab, hidden]`.
     Embed,
-    /// Norm before attention, `[hidden]`.
-    InputNorm(usize),
+    /// Learned positions, `[max_positions, hidden]`.
+    Positions,
+    /// Norm over the embedding, `[hidden]`.
+    EmbedNorm,
+    /// Its bias.
+    EmbedNormBias,
+    /// A norm of a block, `[hidden]` or `[head_dim]`.
+    Norm(usize, NormPlace),
+    /// Its bias.
+    NormBias(usize, NormPlace),
     /// A linear layer's matrix, `[out, in]`.
     Weight(usize, Projection),
     /// A linear layer's bias, `[out]`.
     Bias(usize, Projection),
-    /// Norm of each query head, `[head_dim]`.
-    QNorm(usize),
-    /// Norm of each key head, `[head_dim]`.
-    KNorm(usize),
-    /// Norm before the MLP, `[hidden]`.
-    PostNorm(usize),
     /// Norm before the head, `[hidden]`.
     FinalNorm,
+    /// Its bias.
+    FinalNormBias,
     /// Head, `[vocab, hidden]`; absent when tied.
     LmHead,
 }
 
-/// Path of a linear layer's module within a layer: what LoRA targets match, and what stands
-/// before `.weight`.
-pub fn projection_name(projection: Projection) -> &'static str {
-    match projection {
-        Projection::Q => "self_attn.q_proj",
-        Projection::K => "self_attn.k_proj",
-        Projection::V => "self_attn.v_proj",
-        Projection::O => "self_attn.o_proj",
-        Projection::Gate => "mlp.gate_proj",
-        Projection::Up => "mlp.up_proj",
-        Projection::Down => "mlp.down_proj",
+/// The linear layers of a decoder's blocks, in the order in which they are used.
+pub fn projections(spec: &DecoderSpec) -> Vec<Projection> {
+    let mut all = match spec.qkv {
+        QkvLayout::Split => vec![Projection::Q, Projection::K, Projection::V],
+        QkvLayout::Concatenated | QkvLayout::Grouped => vec![Projection::Qkv],
+    };
+    all.push(Projection::O);
+    match spec.gate {
+        GateLayout::None => all.push(Projection::Up),
+        GateLayout::Split => all.extend([Projection::Gate, Projection::Up]),
+        GateLayout::Fused => all.push(Projection::GateUp),
     }
-}
-
-/// Full path of a linear layer's module, `model.layers.0.self_attn.q_proj`.
-pub fn module_path(layer: usize, projection: Projection) -> String {
-    format!("model.layers.{layer}.{}", projection_name(projection))
+    all.push(Projection::Down);
+    all
 }
 
 /// `[out, in]` of a linear layer.
 pub fn projection_shape(spec: &DecoderSpec, projection: Projection) -> (usize, usize) {
     let (hidden, mlp) = (spec.hidden_size, spec.intermediate_size);
-    let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+    let (q, kv) = spec.attention_widths();
     match projection {
         Projection::Q => (q, hidden),
         Projection::K | Projection::V => (kv, hidden),
+        Projection::Qkv => (q + 2 * kv, hidden),
         Projection::O => (hidden, q),
         Projection::Gate | Projection::Up => (mlp, hidden),
+        Projection::GateUp => (2 * mlp, hidden),
         Projection::Down => (hidden, mlp),
     }
 }
 
 fn has_bias(spec: &DecoderSpec, projection: Projection) -> bool {
     match projection {
-        Projection::Q | Projection::K | Projection::V => spec.qkv_bias,
+        Projection::Q | Projection::K | Projection::V | Projection::Qkv => spec.qkv_bias,
         Projection::O => spec.o_bias,
-        Projection::Gate | Projection::Up | Projection::Down => spec.mlp_bias,
+        Projection::Gate | Projection::Up | Projection::GateUp | Projection::Down => spec.mlp_bias,
     }
 }
 
 impl Slot {
     /// All slots of a decoder, in the order of its layers.
     pub fn all(spec: &DecoderSpec) -> Vec<Slot> {
+        let biased = spec.norm == NormKind::Layer;
         let mut slots = vec![Slot::Embed];
+        if spec.position == Position::Learned {
+            slots.push(Slot::Positions);
+        }
+        if spec.embed_norm {
+            slots.push(Slot::EmbedNorm);
+            slots.extend(biased.then_some(Slot::EmbedNormBias));
+        }
         for layer in 0..spec.num_layers {
-            slots.push(Slot::InputNorm(layer));
-            for projection in Projection::ALL {
+            let norm = |place: NormPlace| {
+                let bias = (biased && place.exists(spec)).then_some(Slot::NormBias(layer, place));
+                place.exists(spec).then_some(Slot::Norm(layer, place)).into_iter().chain(bias)
+            };
+            slots.extend(norm(NormPlace::Input));
+            for projection in projections(spec) {
                 slots.push(Slot::Weight(layer, projection));
-                if has_bias(spec, projection) {
-                    slots.push(Slot::Bias(layer, projection));
-                }
+                slots.extend(has_bias(spec, projection).then_some(Slot::Bias(layer, projection)));
             }
-            if spec.qk_norm {
-                slots.extend([Slot::QNorm(layer), Slot::KNorm(layer)]);
-            }
-            slots.push(Slot::PostNorm(layer));
+            slots.extend(NormPlace::ALL[1..].iter().flat_map(|&place| norm(place)));
         }
         slots.push(Slot::FinalNorm);
+        slots.extend(biased.then_some(Slot::FinalNormBias));
         if !spec.tie_word_embeddings {
             slots.push(Slot::LmHead);
         }
@@ -91,26 +141,38 @@ impl Slot {
     }
 
     /// The tensor's name in Hugging Face files.
-    pub fn name(self) -> String {
+    pub fn name(self, spec: &DecoderSpec) -> String {
+        let names = spec.names;
+        let weight = |module: &str| format!("{module}.weight");
+        let bias = |module: &str| format!("{module}.bias");
+        let norm = |l: usize, place| format!("{}.{l}.{}", names.layers, names.norm(place));
         match self {
-            Slot::Embed => "model.embed_tokens.weight".into(),
-            Slot::InputNorm(l) => format!("model.layers.{l}.input_layernorm.weight"),
-            Slot::PostNorm(l) => format!("model.layers.{l}.post_attention_layernorm.weight"),
-            Slot::QNorm(l) => format!("model.layers.{l}.self_attn.q_norm.weight"),
-            Slot::KNorm(l) => format!("model.layers.{l}.self_attn.k_norm.weight"),
-            Slot::Weight(l, p) => format!("{}.weight", module_path(l, p)),
-            Slot::Bias(l, p) => format!("{}.bias", module_path(l, p)),
-            Slot::FinalNorm => "model.norm.weight".into(),
-            Slot::LmHead => "lm_head.weight".into(),
+            Slot::Embed => weight(names.embed),
+            Slot::Positions => weight(names.positions),
+            Slot::EmbedNorm => weight(names.embed_norm),
+            Slot::EmbedNormBias => bias(names.embed_norm),
+            Slot::Norm(l, place) => weight(&norm(l, place)),
+            Slot::NormBias(l, place) => bias(&norm(l, place)),
+            Slot::Weight(l, p) => weight(&names.module_path(l, p)),
+            Slot::Bias(l, p) => bias(&names.module_path(l, p)),
+            Slot::FinalNorm => weight(names.final_norm),
+            Slot::FinalNormBias => bias(names.final_norm),
+            Slot::LmHead => weight(names.lm_head),
         }
     }
 
-    /// The shape the configuration asks for.
+    /// The shape in memory that the configuration asks for.
     pub fn shape(self, spec: &DecoderSpec) -> Vec<usize> {
         match self {
             Slot::Embed | Slot::LmHead => vec![spec.vocab_size, spec.hidden_size],
-            Slot::InputNorm(_) | Slot::PostNorm(_) | Slot::FinalNorm => vec![spec.hidden_size],
-            Slot::QNorm(_) | Slot::KNorm(_) => vec![spec.head_dim],
+            Slot::Positions => vec![spec.max_position_embeddings, spec.hidden_size],
+            Slot::Norm(_, place) | Slot::NormBias(_, place) => match place {
+                NormPlace::Query | NormPlace::Key => vec![spec.head_dim],
+                _ => vec![spec.hidden_size],
+            },
+            Slot::EmbedNorm | Slot::EmbedNormBias | Slot::FinalNorm | Slot::FinalNormBias => {
+                vec![spec.hidden_size]
+            }
             Slot::Weight(_, p) => {
                 let (out, input) = projection_shape(spec, p);
                 vec![out, input]
@@ -119,8 +181,38 @@ impl Slot {
         }
     }
 
+    /// The shape in files.
+    pub fn file_shape(self, spec: &DecoderSpec) -> Vec<usize> {
+        let mut shape = self.shape(spec);
+        if self.is_transposed(spec) {
+            shape.reverse();
+        }
+        shape
+    }
+
+    /// The tensor as files hold it from the one in memory, and back.
+    ///
+    /// # Errors
+    /// A failing tensor operation.
+    pub fn turned(self, spec: &DecoderSpec, tensor: Tensor) -> Result<Tensor> {
+        if self.is_transposed(spec) { tensor.t()?.contiguous() } else { Ok(tensor) }
+    }
+
+    /// Whether files hold the transpose.
+    pub fn is_transposed(self, spec: &DecoderSpec) -> bool {
+        spec.transposed && matches!(self, Slot::Weight(..))
+    }
+
     /// Whether this is a matrix: stored in the run's dtype, and subject to weight decay.
     pub fn is_matrix(self) -> bool {
-        matches!(self, Slot::Embed | Slot::LmHead | Slot::Weight(..))
+        matches!(self, Slot::Embed | Slot::Positions | Slot::LmHead | Slot::Weight(..))
+    }
+
+    /// Whether this is a bias: zero in a fresh model.
+    pub fn is_bias(self) -> bool {
+        matches!(
+            self,
+            Slot::Bias(..) | Slot::NormBias(..) | Slot::EmbedNormBias | Slot::FinalNormBias
+        )
     }
 }

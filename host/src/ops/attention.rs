@@ -1,5 +1,6 @@
-//! Causal grouped-query attention over sequences laid end to end, O(tokens) memory
-//! (recomputation from the log-sum-exp: Dao 2023, arXiv 2307.08691).
+//! Grouped-query attention over sequences laid end to end, causal or with a context whose positions
+//! all see each other; O(tokens) memory (recomputation from the log-sum-exp: Dao 2023, arXiv
+//! 2307.08691).
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -20,6 +21,57 @@ pub struct Config {
     pub scale: f32,
     /// Position `t` sees only positions `> t - window`.
     pub window: Option<usize>,
+    /// `cap · tanh(score / cap)` on the scaled scores.
+    pub softcap: Option<f32>,
+    /// Whether [`alibi_slope`] times the distance is taken from the scores.
+    pub alibi: bool,
+}
+
+/// The sequences of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences<'a> {
+    /// Sequence `s` is `bounds[s]..bounds[s + 1]`; no position sees another sequence.
+    pub bounds: &'a [usize],
+    /// Every position of sequence `s` sees its first `prefix[s]` positions too. Empty: none.
+    pub prefix: &'a [usize],
+}
+
+impl<'a> Sequences<'a> {
+    /// Causal ones.
+    pub fn causal(bounds: &'a [usize]) -> Self {
+        Self { bounds, prefix: &[] }
+    }
+
+    fn check(&self) -> Result<usize> {
+        let bounds = self.bounds;
+        if bounds.first() != Some(&0) || bounds.windows(2).any(|b| b[1] < b[0]) {
+            candle_core::bail!("sequence bounds {bounds:?} must ascend from 0");
+        }
+        if !self.prefix.is_empty() && self.prefix.len() + 1 != bounds.len() {
+            candle_core::bail!("{} contexts for bounds {bounds:?}", self.prefix.len());
+        }
+        Ok(bounds[bounds.len() - 1])
+    }
+
+    /// `(start, length, context)` of every sequence.
+    pub(super) fn spans(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        self.bounds.windows(2).enumerate().map(|(s, b)| {
+            let n = b[1] - b[0];
+            (b[0], n, self.prefix.get(s).map_or(0, |&p| p.min(n)))
+        })
+    }
+}
+
+/// The slope of a head (Press et al. 2021, arXiv 2108.12409): a geometric series for a power of two of
+/// heads; heads beyond the greatest power take every other slope of the next.
+pub fn alibi_slope(head: usize, num_heads: usize) -> f32 {
+    let power = 1usize << num_heads.max(1).ilog2();
+    let base = |heads: usize| (-8.0 / heads as f64).exp2();
+    let slope = match head.checked_sub(power) {
+        None => base(power).powi(head as i32 + 1),
+        Some(beyond) => base(2 * power).powi(2 * beyond as i32 + 1),
+    };
+    slope as f32
 }
 
 /// What the backward needs besides queries, keys, values and output.
@@ -35,6 +87,7 @@ impl Config {
         let fits = self.num_kv_heads > 0
             && self.num_heads.is_multiple_of(self.num_kv_heads)
             && self.window != Some(0)
+            && !(self.alibi && self.softcap.is_some())
             && q.dims() == [queries, self.num_heads * self.head_dim]
             && k.dims() == [keys, kv]
             && v.dims() == [keys, kv];
@@ -50,15 +103,8 @@ impl Config {
     }
 }
 
-fn check_bounds(bounds: &[usize]) -> Result<usize> {
-    if bounds.first() != Some(&0) || bounds.windows(2).any(|b| b[1] < b[0]) {
-        candle_core::bail!("sequence bounds {bounds:?} must ascend from 0");
-    }
-    Ok(bounds[bounds.len() - 1])
-}
-
 /// `q [tokens, num_heads · head_dim]`, `k`, `v [tokens, num_kv_heads · head_dim]` → output of
-/// `q`'s shape. Sequence `s` is `bounds[s]..bounds[s + 1]`; no position sees another sequence.
+/// `q`'s shape.
 ///
 /// # Errors
 /// When shapes or bounds don't fit or a device fails.
@@ -67,16 +113,16 @@ pub fn forward(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: Config,
 ) -> Result<(Tensor, Saved)> {
-    let tokens = check_bounds(bounds)?;
+    let tokens = sequences.check()?;
     config.check(q, k, v, tokens, tokens)?;
     if exec == Exec::Portable {
-        return portable_forward(q, k, v, bounds, config);
+        return portable_forward(q, k, v, sequences, config);
     }
     let (out, lse) = with_f32(q, |q| {
-        with_f32(k, |k| with_f32(v, |v| Ok(fused::forward(q, k, v, bounds, &config))))
+        with_f32(k, |k| with_f32(v, |v| Ok(fused::forward(q, k, v, sequences, &config))))
     })?;
     Ok((tensor(out, q.shape())?, Saved { lse: tensor(lse, (config.num_heads, tokens))? }))
 }
@@ -94,13 +140,13 @@ pub fn backward(
     v: &Tensor,
     out: &Tensor,
     saved: &Saved,
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: Config,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let tokens = check_bounds(bounds)?;
+    let tokens = sequences.check()?;
     config.check(q, k, v, tokens, tokens)?;
     if exec == Exec::Portable {
-        return portable_backward(dout, q, k, v, out, saved, bounds, config);
+        return portable_backward(dout, q, k, v, out, saved, sequences, config);
     }
     let (dq, dk, dv) = with_f32(dout, |dout| {
         with_f32(q, |q| {
@@ -109,7 +155,7 @@ pub fn backward(
                     with_f32(out, |out| {
                         with_f32(&saved.lse, |lse| {
                             let inputs = fused::Backward { dout, q, k, v, out, lse };
-                            Ok(fused::backward(&inputs, bounds, &config))
+                            Ok(fused::backward(&inputs, sequences, &config))
                         })
                     })
                 })
@@ -143,7 +189,7 @@ pub fn decode(
         for (i, &(first, keys)) in spans.iter().enumerate() {
             let q = split(&q.narrow(0, i, 1)?, &config, config.num_heads)?;
             let own = |cache: &Tensor| kv(&cache.narrow(0, first, keys)?, &config);
-            let (p, _) = probabilities(&q, &own(k)?, &config)?;
+            let (p, _) = probabilities(&q, &own(k)?, 0, &config)?;
             outs.push(join(&p.matmul(&own(v)?)?)?);
         }
         return Tensor::cat(&outs, 0);
@@ -177,23 +223,58 @@ fn join(x: &Tensor) -> Result<Tensor> {
     x.transpose(0, 1)?.contiguous()?.reshape((rows, heads * head_dim))
 }
 
-/// 0 where a query sees a key, -inf elsewhere, `[queries, keys]`.
-fn mask(queries: usize, keys: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
-    let values: Vec<f32> = (0..queries)
-        .flat_map(|i| {
+/// 0 where a query sees a key, -inf elsewhere, minus the distance's part for each head:
+/// `[heads or 1, queries, keys]`. The first `prefix` keys are seen by all.
+fn mask(
+    queries: usize,
+    keys: usize,
+    prefix: usize,
+    config: &Config,
+    device: &Device,
+) -> Result<Tensor> {
+    let heads = if config.alibi { config.num_heads } else { 1 };
+    let mut values = Vec::with_capacity(heads * queries * keys);
+    for head in 0..heads {
+        let slope = if config.alibi { alibi_slope(head, config.num_heads) } else { 0.0 };
+        for i in 0..queries {
             let position = keys - queries + i;
-            let low = window.map_or(0, |w| (position + 1).saturating_sub(w));
-            (0..keys).map(move |j| if j <= position && j >= low { 0.0 } else { f32::NEG_INFINITY })
-        })
-        .collect();
-    Tensor::from_vec(values, (queries, keys), device)
+            let low = config.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let end = (position + 1).max(prefix);
+            values.extend((0..keys).map(|j| match j >= low && j < end {
+                true => slope * (j as f32 - position as f32),
+                false => f32::NEG_INFINITY,
+            }));
+        }
+    }
+    Tensor::from_vec(values, (heads, queries, keys), device)
+}
+
+/// Scaled, capped, masked scores `[heads, queries, keys]`; with a cap also its slope.
+fn scores(
+    q: &Tensor,
+    k: &Tensor,
+    prefix: usize,
+    config: &Config,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let mut scores = (q.matmul(&k.t()?)? * f64::from(config.scale))?;
+    let mut slope = None;
+    if let Some(cap) = config.softcap.map(f64::from) {
+        let part = (scores / cap)?.tanh()?;
+        slope = Some((1.0 - part.sqr()?)?);
+        scores = (part * cap)?;
+    }
+    let mask = mask(q.dim(1)?, k.dim(1)?, prefix, config, q.device())?.to_dtype(q.dtype())?;
+    Ok((scores.broadcast_add(&mask)?, slope))
 }
 
 /// Probabilities `[heads, queries, keys]` and log-sum-exps `[heads, queries]`.
-fn probabilities(q: &Tensor, k: &Tensor, config: &Config) -> Result<(Tensor, Tensor)> {
-    let scores = (q.matmul(&k.t()?)? * f64::from(config.scale))?;
-    let mask = mask(q.dim(1)?, k.dim(1)?, config.window, q.device())?.to_dtype(q.dtype())?;
-    let scores = scores.broadcast_add(&mask)?;
+fn probabilities(
+    q: &Tensor,
+    k: &Tensor,
+    prefix: usize,
+    config: &Config,
+) -> Result<(Tensor, Tensor)> {
+    let (scores, _) = scores(q, k, prefix, config)?;
     let max = scores.max_keepdim(D::Minus1)?;
     let exps = scores.broadcast_sub(&max)?.exp()?;
     let sum = exps.sum_keepdim(D::Minus1)?;
@@ -205,15 +286,14 @@ fn portable_forward(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: Config,
 ) -> Result<(Tensor, Saved)> {
     let (mut outs, mut lses) = (Vec::new(), Vec::new());
-    for b in bounds.windows(2).filter(|b| b[1] > b[0]) {
-        let (start, n) = (b[0], b[1] - b[0]);
+    for (start, n, prefix) in sequences.spans().filter(|s| s.1 > 0) {
         let q = split(&q.narrow(0, start, n)?, &config, config.num_heads)?;
         let (k, v) = (kv(&k.narrow(0, start, n)?, &config)?, kv(&v.narrow(0, start, n)?, &config)?);
-        let (p, lse) = probabilities(&q, &k, &config)?;
+        let (p, lse) = probabilities(&q, &k, prefix, &config)?;
         outs.push(join(&p.matmul(&v)?)?);
         lses.push(lse);
     }
@@ -232,24 +312,25 @@ fn portable_backward(
     v: &Tensor,
     out: &Tensor,
     saved: &Saved,
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: Config,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (heads, group) = (config.num_heads, config.num_heads / config.num_kv_heads);
     let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
-    for b in bounds.windows(2).filter(|b| b[1] > b[0]) {
-        let (start, n) = (b[0], b[1] - b[0]);
+    for (start, n, prefix) in sequences.spans().filter(|s| s.1 > 0) {
         let rows = |x: &Tensor| x.narrow(0, start, n);
         let (qs, dout) = (split(&rows(q)?, &config, heads)?, split(&rows(dout)?, &config, heads)?);
         let out = split(&rows(out)?, &config, heads)?;
         let (ks, vs) = (kv(&rows(k)?, &config)?, kv(&rows(v)?, &config)?);
-        let scores = (qs.matmul(&ks.t()?)? * f64::from(config.scale))?;
-        let scores = scores.broadcast_add(&mask(n, n, config.window, q.device())?)?;
+        let (scores, slope) = scores(&qs, &ks, prefix, &config)?;
         let lse = saved.lse.narrow(1, start, n)?.unsqueeze(2)?;
         let p = scores.broadcast_sub(&lse)?.exp()?;
         let dp = dout.matmul(&vs.t()?)?;
         let delta = (&dout * &out)?.sum_keepdim(2)?;
-        let ds = ((&p * dp.broadcast_sub(&delta)?)? * f64::from(config.scale))?;
+        let mut ds = ((&p * dp.broadcast_sub(&delta)?)? * f64::from(config.scale))?;
+        if let Some(slope) = slope {
+            ds = (ds * slope)?;
+        }
         let ungroup = |x: Tensor| -> Result<Tensor> {
             let x = x.reshape((config.num_kv_heads, group, n, config.head_dim))?.sum(1)?;
             join(&x)
@@ -262,4 +343,20 @@ fn portable_backward(
         return Ok((q.zeros_like()?, k.zeros_like()?, v.zeros_like()?));
     }
     Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_the_published_ones() {
+        let slopes = |n: usize| -> Vec<f32> { (0..n).map(|h| alibi_slope(h, n)).collect() };
+        assert_eq!(slopes(8)[..3], [0.5, 0.25, 0.125]);
+        // Twelve heads: eight as above, then every other slope of sixteen heads.
+        let twelve = slopes(12);
+        assert_eq!(twelve[..8], slopes(8)[..]);
+        let sixteen = slopes(16);
+        assert_eq!(twelve[8..], [sixteen[0], sixteen[2], sixteen[4], sixteen[6]]);
+    }
 }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::cpu::divergence::{RowDivergence, divergence_row};
 use super::cpu::slices::{into_vec, modify};
-use super::head::{CHUNK_BYTES, Grads, chunks_of};
-use super::{Exec, elementwise, linear};
+use super::Exec;
+use super::head::{CHUNK_BYTES, Grads, Head, add_part, chunks_of};
 
 /// Results of comparing `n` positions.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,14 +21,14 @@ pub struct Divergences {
     pub agrees: Vec<bool>,
 }
 
-/// What predicts: normed states `[n, hidden]` and the head over them, `[vocab, hidden]`, f32 or
-/// bf16. The widths of student and teacher may differ, the vocabularies may not.
+/// What predicts: normed states `[n, hidden]` and the head over them. The widths of student and
+/// teacher may differ, the vocabularies may not.
 #[derive(Clone, Copy)]
 pub struct Predictor<'a> {
     /// States.
     pub hidden: &'a Tensor,
     /// Head.
-    pub weight: &'a Tensor,
+    pub head: Head<'a>,
 }
 
 /// Divergences of the student's distributions `p` from the teacher's `q` (Agarwal et al. 2024,
@@ -46,8 +46,8 @@ pub fn compare(
     coefficients: Option<&[f32]>,
     want_weight: bool,
 ) -> Result<(Divergences, Option<Grads>)> {
-    let (n, vocab) = (student.hidden.dim(0)?, student.weight.dim(0)?);
-    let (teacher_n, teacher_vocab) = (teacher.hidden.dim(0)?, teacher.weight.dim(0)?);
+    let (n, vocab) = (student.hidden.dim(0)?, student.head.weight.dim(0)?);
+    let (teacher_n, teacher_vocab) = (teacher.hidden.dim(0)?, teacher.head.weight.dim(0)?);
     if (n, vocab) != (teacher_n, teacher_vocab) || coefficients.is_some_and(|c| c.len() != n) {
         candle_core::bail!(
             "{n} states over {vocab} tokens against {teacher_n} over {teacher_vocab}"
@@ -59,10 +59,11 @@ pub fn compare(
     for (start, rows) in chunks_of(n, vocab, CHUNK_BYTES / 2) {
         let logits = |of: Predictor<'_>| {
             let x = of.hidden.narrow(0, start, rows)?;
-            Ok::<_, candle_core::Error>((linear::forward(exec, &x, of.weight, None)?, x))
+            Ok::<_, candle_core::Error>((of.head.logits(exec, &x)?, x))
         };
         let ((own, x), (theirs, _)) = (logits(student)?, logits(teacher)?);
         let coefficients = coefficients.map(|c| &c[start..start + rows]);
+        let kept = student.head.kept(&own)?;
         let (compared, dlogits) = compare_chunk(exec, own, theirs, beta, coefficients)?;
         for row in compared {
             out.divergences.push(row.divergence);
@@ -70,14 +71,10 @@ pub fn compare(
             out.agrees.push(row.agrees);
         }
         if coefficients.is_some() {
-            dhidden.push(linear::backward_input(exec, &dlogits, student.weight)?);
-            if want_weight {
-                let part = linear::backward_weight(exec, &dlogits, &x)?;
-                dweight = Some(match dweight {
-                    Some(sum) => elementwise::add(exec, sum, &part)?,
-                    None => part,
-                });
-            }
+            let kept = kept.as_ref();
+            let (dx, part) = student.head.backward(exec, dlogits, kept, &x, want_weight)?;
+            dhidden.push(dx);
+            dweight = add_part(exec, dweight, part)?;
         }
     }
     if coefficients.is_none() {

@@ -1,11 +1,11 @@
-//! Sums of residuals.
+//! Sums of residuals, caps on scores.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::Exec;
 use super::cpu::slices::{modify, with_f32};
-use super::cpu::{PARALLEL_MIN, multiversion};
+use super::cpu::{PARALLEL_MIN, multiversion, softcap as fused};
 
 multiversion! {
     fn add_slice(to: &mut [f32], from: &[f32]) {
@@ -34,6 +34,36 @@ pub fn add(exec: Exec, a: Tensor, b: &Tensor) -> Result<Tensor> {
                 let piece = PARALLEL_MIN;
                 a.par_chunks_mut(piece).zip(b.par_chunks(piece)).for_each(|(a, b)| add_slice(a, b));
             }
+        })
+    })
+}
+
+/// `cap · tanh(x / cap)`; `x` is overwritten: the caller holds no other handle on its values.
+///
+/// # Errors
+/// When a device fails.
+pub fn softcap(exec: Exec, x: Tensor, cap: f64) -> Result<Tensor> {
+    if exec == Exec::Portable {
+        return (x / cap)?.tanh()? * cap;
+    }
+    modify(x, |x| x.par_chunks_mut(PARALLEL_MIN).for_each(|x| fused::cap(x, cap as f32)))
+}
+
+/// The gradient by `x` from the one by `capped = softcap(x)`; `d` is overwritten as in [`softcap`].
+///
+/// # Errors
+/// When shapes don't fit or a device fails.
+pub fn softcap_backward(exec: Exec, d: Tensor, capped: &Tensor, cap: f64) -> Result<Tensor> {
+    if d.dims() != capped.dims() {
+        candle_core::bail!("shapes {:?} and {:?} don't fit a cap", d.dims(), capped.dims());
+    }
+    if exec == Exec::Portable {
+        return d * (1.0 - (capped / cap)?.sqr()?)?;
+    }
+    with_f32(capped, |capped| {
+        modify(d, |d| {
+            let pieces = d.par_chunks_mut(PARALLEL_MIN).zip(capped.par_chunks(PARALLEL_MIN));
+            pieces.for_each(|(d, capped)| fused::cap_gradient(d, capped, cap as f32));
         })
     })
 }

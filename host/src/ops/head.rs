@@ -6,10 +6,84 @@ use rayon::prelude::*;
 
 use super::cpu::head::{RowScore, score_row};
 use super::cpu::slices::modify;
-use super::{Exec, linear};
+use super::{Exec, elementwise, linear};
 
 /// Logits held at a time, bytes.
 pub const CHUNK_BYTES: usize = 32 << 20;
+
+/// What turns normed states `[n, hidden]` into logits `[n, vocab]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// `[vocab, hidden]`, f32 or bf16.
+    pub weight: &'a Tensor,
+    /// `cap · tanh(logit / cap)` on the logits.
+    pub softcap: Option<f64>,
+}
+
+impl<'a> From<&'a Tensor> for Head<'a> {
+    fn from(weight: &'a Tensor) -> Self {
+        Self { weight, softcap: None }
+    }
+}
+
+impl Head<'_> {
+    /// Logits of `x [n, hidden]`.
+    ///
+    /// # Errors
+    /// When shapes don't fit or a device fails.
+    pub fn logits(&self, exec: Exec, x: &Tensor) -> Result<Tensor> {
+        let logits = linear::forward(exec, x, self.weight, None)?;
+        match self.softcap {
+            None => Ok(logits),
+            Some(cap) => elementwise::softcap(exec, logits, cap),
+        }
+    }
+
+    /// What the backward needs of logits that are about to be overwritten.
+    pub(super) fn kept(&self, logits: &Tensor) -> Result<Option<Tensor>> {
+        self.softcap.map(|_| logits.copy()).transpose()
+    }
+
+    /// Gradients of `x`, and of the weight where it is wanted, from `dlogits`.
+    pub(super) fn backward(
+        &self,
+        exec: Exec,
+        dlogits: Tensor,
+        kept: Option<&Tensor>,
+        x: &Tensor,
+        want_weight: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let dlogits = match (self.softcap, kept) {
+            (Some(cap), Some(capped)) => elementwise::softcap_backward(exec, dlogits, capped, cap)?,
+            _ => dlogits,
+        };
+        let dx = linear::backward_input(exec, &dlogits, self.weight)?;
+        let dweight = match want_weight {
+            true => Some(linear::backward_weight(exec, &dlogits, x)?),
+            false => None,
+        };
+        Ok((dx, dweight))
+    }
+}
+
+/// Euclidean lengths of the rows of `weight [vocab, hidden]`, `[vocab, 1]`, f32.
+///
+/// # Errors
+/// When a device fails.
+pub fn row_lengths(weight: &Tensor) -> Result<Tensor> {
+    // The floor is PyTorch's `normalize`.
+    weight.to_dtype(DType::F32)?.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12f32)
+}
+
+/// The gradient by `weight` from the one by `unit = weight / |weight|`, row by row.
+///
+/// # Errors
+/// When shapes don't fit or a device fails.
+pub fn through_unit_rows(grad: &Tensor, unit: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let unit = unit.to_dtype(DType::F32)?;
+    let along = (grad * &unit)?.sum_keepdim(1)?;
+    (grad - unit.broadcast_mul(&along)?)?.broadcast_div(&row_lengths(weight)?)
+}
 
 /// Results of scoring `n` positions.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,16 +115,15 @@ pub struct Grads {
     pub weight: Option<Tensor>,
 }
 
-/// Log-probabilities alone. `hidden [n, hidden]` at the trained positions, `weight [vocab, hidden]`
-/// (f32 or bf16), `targets [n]`.
+/// Log-probabilities alone. `hidden [n, hidden]` at the trained positions, `targets [n]`.
 ///
 /// # Errors
 /// When shapes don't fit, a target is beyond the vocabulary, or a device fails.
-pub fn score(exec: Exec, hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
+pub fn score(exec: Exec, hidden: &Tensor, head: Head<'_>, targets: &[u32]) -> Result<Scores> {
     let mut scores = Scores::default();
-    for (start, rows) in chunks(hidden, weight, targets)? {
+    for (start, rows) in chunks(hidden, head.weight, targets)? {
         let targets = &targets[start..start + rows];
-        let logits = linear::forward(exec, &hidden.narrow(0, start, rows)?, weight, None)?;
+        let logits = head.logits(exec, &hidden.narrow(0, start, rows)?)?;
         scores.extend(score_chunk(exec, logits, targets, None)?.0);
     }
     Ok(scores)
@@ -64,7 +137,7 @@ pub fn score(exec: Exec, hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> R
 pub fn score_and_backward(
     exec: Exec,
     hidden: &Tensor,
-    weight: &Tensor,
+    head: Head<'_>,
     targets: &[u32],
     dlogprobs: &[f32],
     want_weight: bool,
@@ -75,9 +148,10 @@ pub fn score_and_backward(
     let mut scores = Scores::default();
     let mut dhidden = Vec::new();
     let mut dweight: Option<Tensor> = None;
-    for (start, rows) in chunks(hidden, weight, targets)? {
+    for (start, rows) in chunks(hidden, head.weight, targets)? {
         let x = hidden.narrow(0, start, rows)?;
-        let logits = linear::forward(exec, &x, weight, None)?;
+        let logits = head.logits(exec, &x)?;
+        let kept = head.kept(&logits)?;
         let (rows_scored, dlogits) = score_chunk(
             exec,
             logits,
@@ -85,14 +159,9 @@ pub fn score_and_backward(
             Some(&dlogprobs[start..start + rows]),
         )?;
         scores.extend(rows_scored);
-        dhidden.push(linear::backward_input(exec, &dlogits, weight)?);
-        if want_weight {
-            let part = linear::backward_weight(exec, &dlogits, &x)?;
-            dweight = Some(match dweight {
-                Some(sum) => super::elementwise::add(exec, sum, &part)?,
-                None => part,
-            });
-        }
+        let (dx, part) = head.backward(exec, dlogits, kept.as_ref(), &x, want_weight)?;
+        dhidden.push(dx);
+        dweight = add_part(exec, dweight, part)?;
     }
     let hidden = match dhidden.len() {
         0 => hidden.zeros_like()?,
@@ -100,6 +169,18 @@ pub fn score_and_backward(
         _ => Tensor::cat(&dhidden, 0)?,
     };
     Ok((scores, Grads { hidden, weight: dweight }))
+}
+
+/// The sum of a weight's gradients by chunks.
+pub(super) fn add_part(
+    exec: Exec,
+    sum: Option<Tensor>,
+    part: Option<Tensor>,
+) -> Result<Option<Tensor>> {
+    Ok(match (sum, part) {
+        (Some(sum), Some(part)) => Some(elementwise::add(exec, sum, &part)?),
+        (sum, part) => sum.or(part),
+    })
 }
 
 /// Chunks of checked targets.
@@ -115,7 +196,7 @@ fn chunks(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<(usiz
 }
 
 /// `(first row, rows)` of the chunks of `n` rows, whose logits take at most `bytes`.
-pub(super) fn chunks_of(n: usize, vocab: usize, bytes: usize) -> Vec<(usize, usize)> {
+pub fn chunks_of(n: usize, vocab: usize, bytes: usize) -> Vec<(usize, usize)> {
     let most = (bytes / 4 / vocab.max(1)).max(16);
     // Chunks of equal size: a short last one would waste a product.
     let count = n.div_ceil(most).max(1);

@@ -6,6 +6,7 @@
 
 use candle_core::Device;
 
+pub mod activation;
 pub mod attention;
 pub mod cpu;
 pub mod divergence;
@@ -13,11 +14,11 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod head;
+pub mod layer_norm;
 pub mod linear;
 pub mod lora;
 pub mod rms_norm;
 pub mod rope;
-pub mod swiglu;
 
 /// Which implementation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

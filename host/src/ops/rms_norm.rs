@@ -59,7 +59,7 @@ fn grouped(x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
 }
 
 /// `f(row, out_row)` for every row, on as many threads as pay.
-fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < PARALLEL_MIN {
         out.chunks_exact_mut(width).enumerate().for_each(|(r, y)| f(r, y));
     } else {

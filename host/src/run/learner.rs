@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::model::decoder::{Decoder, dropout_key};
 use crate::model::memory::num_parameters;
-use crate::model::{GradSet, ParamSet, TokenBatch, Trained};
+use crate::model::{GradSet, ModelError, ParamSet, TokenBatch, Trained};
 use crate::objective::StepSums;
 use crate::ops::head::Scores;
 use crate::run::{EvalSums, MicroStep};
@@ -75,8 +75,11 @@ impl Learner {
     }
 
     /// Makes the decoder use the parameters as they are now.
-    pub fn relink(&mut self) {
-        self.decoder.relink(&self.params);
+    ///
+    /// # Errors
+    /// A failing tensor operation.
+    pub fn relink(&mut self) -> Result<()> {
+        Ok(self.decoder.relink(&self.params).map_err(ModelError::from)?)
     }
 
     /// Writes the model (adapter or full) and tokenizer files into `dir`.
@@ -93,8 +96,7 @@ impl Learner {
     /// Files that are absent or of another shape.
     pub fn load(&mut self, dir: &Path) -> Result<()> {
         self.persist.load(&mut self.params, dir)?;
-        self.relink();
-        Ok(())
+        self.relink()
     }
 
     /// Floating-point operations of one token's forward and backward, estimated: a product costs

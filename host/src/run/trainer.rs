@@ -248,7 +248,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             grads.clear();
         }
         self.check_finite("grad_norm", grad_norm, step, batches)?;
-        self.task.learner_mut().relink();
+        self.task.learner_mut().relink()?;
         let loss = if denominator > 0.0 { sums.loss_sum / denominator } else { 0.0 };
         let resume = &mut self.resume;
         resume.global_step += 1;

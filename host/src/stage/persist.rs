@@ -10,7 +10,7 @@ use crate::adapter::peft::{self, LoraConfig};
 use crate::error::Result;
 use crate::model::reader::SafetensorsFile;
 use crate::model::save::{Entry, config_for, write_json, write_weights};
-use crate::model::{Decoder, HfConfig, ParamSet};
+use crate::model::{Decoder, HfConfig, ModelError, NamedTensor, ParamSet};
 use crate::run::{Persist, RunError};
 use crate::text::TextTokenizer;
 
@@ -45,8 +45,8 @@ impl Persist for AdapterFiles {
 
 impl Persist for ModelFiles {
     fn save(&self, decoder: &Decoder, params: &ParamSet, dir: &Path) -> Result<()> {
-        let entries =
-            params.params.iter().map(|p| Entry::of(p.name.clone(), p.tensor.clone())).collect();
+        let entry = |p: &NamedTensor| Ok(Entry::of(p.name.clone(), p.file_tensor()?));
+        let entries: Vec<_> = params.params.iter().map(entry).collect::<Result<_, ModelError>>()?;
         // A checkpoint is read back tensor by tensor from one file.
         write_weights(dir, entries, usize::MAX)?;
         let value = config_for(&self.config.raw, DType::F32, decoder.spec.vocab_size);
@@ -72,7 +72,7 @@ impl Persist for ModelFiles {
 
 fn restore(params: &mut ParamSet, file: &SafetensorsFile, dir: &Path) -> Result<()> {
     for param in &mut params.params {
-        let tensor = file.read(&param.name)?;
+        let tensor = param.turned(file.read(&param.name)?).map_err(ModelError::from)?;
         if tensor.dims() != param.tensor.dims() || tensor.dtype() != param.tensor.dtype() {
             let reason = format!(
                 "`{}` has shape {:?}, expected {:?}",

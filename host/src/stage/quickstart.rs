@@ -14,7 +14,7 @@ use crate::config::{LrScheduler, SaveStrategy, TrainingArguments};
 use crate::data::source;
 use crate::error::Result;
 use crate::fs::io_error;
-use crate::model::spec::{RopeScaling, RopeSpec};
+use crate::model::spec::Sizes;
 use crate::model::{Decoder, DecoderSpec, HfConfig, Weights};
 use crate::run::progress::Progress;
 use crate::run::{Learner, Outcome, Task, Trainer};
@@ -75,27 +75,15 @@ pub fn write_data(folders: &Folders) -> Result<()> {
 }
 
 fn tiny(vocab_size: usize) -> DecoderSpec {
-    DecoderSpec {
-        model_type: "llama".into(),
+    DecoderSpec::llama(Sizes {
         vocab_size,
         hidden_size: 192,
         intermediate_size: 512,
         num_layers: 4,
         num_heads: 6,
         num_kv_heads: 3,
-        head_dim: 32,
         max_position_embeddings: 512,
-        rms_norm_eps: 1e-5,
-        rope: RopeSpec { theta: 10_000.0, scaling: RopeScaling::Default },
-        tie_word_embeddings: true,
-        qkv_bias: false,
-        o_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        sliding_window: None,
-        sliding_layers: Vec::new(),
-        initializer_range: 0.02,
-    }
+    })
 }
 
 fn arguments(output_dir: &Path, epochs: f64, seed: u64) -> TrainingArguments {

@@ -175,9 +175,9 @@ fn trainable(
         return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
     }
     let head = initial_head(config, &inputs.model_config)?;
-    let named = |name: &str| NamedTensor { name: name.into(), tensor: head, decay: true };
+    let named = |name: &str| NamedTensor { name: name.into(), tensor: head, decay: true, transposed: false };
     if config.use_peft {
-        let lora = setup::lora_config(config, TaskType::SeqCls);
+        let lora = setup::lora_config(config, &decoder.spec, TaskType::SeqCls);
         let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
         params.params.push(named(SCORE_KEY));
         return Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })));

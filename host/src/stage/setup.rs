@@ -361,13 +361,17 @@ pub(super) fn trainable(
         let params = adapter::attach_loaded(decoder, &adapter)?;
         return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
     }
-    let lora = lora_config(config, TaskType::CausalLm);
+    let lora = lora_config(config, &decoder.spec, TaskType::CausalLm);
     let params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
     Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
 }
 
 /// A fresh adapter's configuration.
-pub(super) fn lora_config(config: &RunConfig, task_type: TaskType) -> LoraConfig {
+pub(super) fn lora_config(
+    config: &RunConfig,
+    spec: &DecoderSpec,
+    task_type: TaskType,
+) -> LoraConfig {
     LoraConfig {
         task_type,
         r: config.lora_rank,
@@ -377,7 +381,7 @@ pub(super) fn lora_config(config: &RunConfig, task_type: TaskType) -> LoraConfig
         rank_pattern: BTreeMap::new(),
         alpha_pattern: BTreeMap::new(),
         use_rslora: false,
-        fan_in_fan_out: false,
+        fan_in_fan_out: spec.transposed,
         base_model_name_or_path: config.model_name_or_path.display().to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! LLaMA 1, 2, 3 and everything that is saved as `llama` (SmolLM2, Yi, DeepSeek-LLM …).
 
 use super::Family;
-use crate::model::hf_config::Fields;
+use crate::model::fields::Fields;
 use crate::model::spec::DecoderSpec;
 
 /// The family.

@@ -1,7 +1,7 @@
 //! Mistral: LLaMA with an optional sliding window in every layer.
 
 use super::Family;
-use crate::model::hf_config::Fields;
+use crate::model::fields::Fields;
 use crate::model::spec::DecoderSpec;
 
 /// The family.
@@ -10,7 +10,7 @@ pub const FAMILY: Family =
 
 fn spec(fields: &mut Fields<'_>) -> DecoderSpec {
     DecoderSpec {
-        sliding_window: fields.optional_size("sliding_window"),
+        sliding_window: fields.optional_size(&["sliding_window"]),
         ..fields.common("mistral")
     }
 }

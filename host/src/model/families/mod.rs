@@ -1,12 +1,20 @@
-//! Families: each maps a Hugging Face configuration to a [`DecoderSpec`]. All of them name
-//! their tensors as LLaMA does (`slots.rs`).
+//! Families: each maps a Hugging Face configuration to a [`DecoderSpec`], which names its tensors too.
 
+pub mod baichuan;
+pub mod bloom;
+pub mod chatglm;
+pub mod gemma;
+pub mod glm;
+pub mod gpt2;
+pub mod gpt_neox;
+pub mod internlm2;
 pub mod llama;
 pub mod mistral;
+pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
 
-use super::hf_config::Fields;
+use super::fields::Fields;
 use super::spec::DecoderSpec;
 
 /// A family: HF's `model_type`, the class it writes as `architectures`, and the mapping.
@@ -20,9 +28,37 @@ pub struct Family {
 }
 
 /// Every family, by name.
-pub const FAMILIES: [Family; 4] = [llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const FAMILIES: [Family; 16] = [
+    baichuan::FAMILY,
+    bloom::FAMILY,
+    chatglm::FAMILY,
+    gemma::GEMMA,
+    gemma::GEMMA2,
+    gemma::GEMMA3,
+    glm::GLM,
+    glm::GLM4,
+    gpt2::FAMILY,
+    gpt_neox::FAMILY,
+    internlm2::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+];
 
 /// The family of a `model_type`.
 pub fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|f| f.model_type == model_type)
+}
+
+/// All names, for messages.
+pub fn names() -> String {
+    FAMILIES.map(|f| f.model_type).join(", ")
+}
+
+/// Whether a tensor of a file is one that models compute themselves: masks and frequencies that older
+/// versions of transformers saved.
+pub fn is_buffer(name: &str) -> bool {
+    [".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias"].iter().any(|e| name.ends_with(e))
 }

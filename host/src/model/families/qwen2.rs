@@ -2,7 +2,7 @@
 //! `use_sliding_window` says so.
 
 use super::Family;
-use crate::model::hf_config::Fields;
+use crate::model::fields::Fields;
 use crate::model::spec::DecoderSpec;
 
 /// The family.

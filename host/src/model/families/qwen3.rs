@@ -1,7 +1,7 @@
 //! Qwen3: a norm over each head of queries and keys, no biases unless `attention_bias` says so.
 
 use super::Family;
-use crate::model::hf_config::Fields;
+use crate::model::fields::Fields;
 use crate::model::spec::DecoderSpec;
 
 /// The family.

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, Output, matmul_serial};
-use super::{PARALLEL_MIN, SharedMut, math, multiversion};
-use crate::ops::attention::Config;
+use super::{PARALLEL_MIN, SharedMut, math, multiversion, softcap};
+use crate::ops::attention::{Config, Sequences, alibi_slope};
 
 /// Queries handled at a time: with heads of 64 a block's operands stay in the first-level cache.
 const BLOCK: usize = 64;
@@ -17,6 +17,8 @@ struct Span {
     num_queries: usize,
     first_key: usize,
     num_keys: usize,
+    /// The first keys, which every query sees.
+    prefix: usize,
 }
 
 /// A block of queries of one head: query rows `begin..end` of the span, and the keys they see.
@@ -34,6 +36,11 @@ impl Block {
         self.span.num_keys - self.span.num_queries + i
     }
 
+    /// One beyond the last key that query row `i` sees.
+    fn high(&self, i: usize) -> usize {
+        (self.position(i) + 1).max(self.span.prefix)
+    }
+
     /// First key that query row `i` sees.
     fn low(&self, i: usize, window: Option<usize>) -> usize {
         window.map_or(0, |w| (self.position(i) + 1).saturating_sub(w))
@@ -41,7 +48,7 @@ impl Block {
 
     /// Keys that any of the block's queries sees.
     fn keys(&self, window: Option<usize>) -> (usize, usize) {
-        (self.low(self.begin, window), self.position(self.end - 1) + 1)
+        (self.low(self.begin, window), self.high(self.end - 1))
     }
 }
 
@@ -58,16 +65,15 @@ fn blocks(spans: &[Span], num_heads: usize) -> Vec<Block> {
     all
 }
 
-fn spans(bounds: &[usize]) -> Vec<Span> {
-    bounds
-        .windows(2)
-        .map(|b| Span {
-            first_query: b[0],
-            num_queries: b[1] - b[0],
-            first_key: b[0],
-            num_keys: b[1] - b[0],
-        })
-        .collect()
+fn spans(sequences: Sequences<'_>) -> Vec<Span> {
+    let span = |(first, n, prefix)| Span {
+        first_query: first,
+        num_queries: n,
+        first_key: first,
+        num_keys: n,
+        prefix,
+    };
+    sequences.spans().map(span).collect()
 }
 
 multiversion! {
@@ -113,6 +119,16 @@ multiversion! {
 }
 
 multiversion! {
+    /// `slope · (key - position)` added; the row begins at key `low`.
+    fn add_distances(row: &mut [f32], slope: f32, low: usize, position: usize) {
+        let first = low as f32 - position as f32;
+        for (j, s) in row.iter_mut().enumerate() {
+            *s += slope * (first + j as f32);
+        }
+    }
+}
+
+multiversion! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         math::dot(a, b)
     }
@@ -132,7 +148,8 @@ fn head_of(data: &[f32], row: usize, heads: usize, head: usize, head_dim: usize)
     Matrix { data: &data[row * width + head * head_dim..], row_stride: width, col_stride: 1 }
 }
 
-/// Scaled scores of a block against the keys `low..high`, `[rows, high - low]`.
+/// Scaled scores of a block against the keys `low..high`, capped, `[rows, high - low]`; what the distance
+/// takes from them is in too.
 fn scores(
     block: &Block,
     q: &[f32],
@@ -149,6 +166,15 @@ fn scores(
     let key = head_of(k, block.span.first_key + low, config.num_kv_heads, kv_head, d);
     let out = Output { data: into, row_stride: keys, accumulate: false };
     matmul_serial(rows, keys, d, out, query, key.t(), config.scale);
+    if let Some(cap) = config.softcap {
+        softcap::cap(into, cap);
+    }
+    if config.alibi {
+        let slope = alibi_slope(block.head, config.num_heads);
+        for (r, row) in into.chunks_exact_mut(keys).enumerate() {
+            add_distances(row, slope, low, block.position(block.begin + r));
+        }
+    }
 }
 
 /// Output `[queries, num_heads · head_dim]` and log-sum-exps `[num_heads, queries]`.
@@ -175,7 +201,7 @@ fn forward_spans(
         for (r, row) in scratch.chunks_exact_mut(keys).enumerate() {
             let i = block.begin + r;
             let first = block.low(i, config.window) - low;
-            let value = softmax_row(row, first, block.position(i) + 1 - low);
+            let value = softmax_row(row, first, block.high(i) - low);
             let at = block.head * total_queries + block.span.first_query + i;
             // SAFETY: (head, query) belongs to this block alone, and lies within `lse`.
             unsafe { *lse_ptr.add(at) = value };
@@ -205,11 +231,11 @@ pub fn forward(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: &Config,
 ) -> (Vec<f32>, Vec<f32>) {
-    let total = bounds.last().copied().unwrap_or(0);
-    forward_spans(q, k, v, &spans(bounds), total, config)
+    let total = sequences.bounds.last().copied().unwrap_or(0);
+    forward_spans(q, k, v, &spans(sequences), total, config)
 }
 
 multiversion! {
@@ -221,13 +247,20 @@ multiversion! {
         v: &[f32],
         stride: usize,
         keys: usize,
-        scale: f32,
+        config: &Config,
+        head: usize,
         p: &mut Vec<f32>,
         out: &mut [f32],
     ) {
-        let d = q.len();
+        let (d, scale) = (q.len(), config.scale);
         p.clear();
         p.extend((0..keys).map(|j| math::dot(q, &k[j * stride..j * stride + d]) * scale));
+        if let Some(cap) = config.softcap {
+            softcap::cap(p, cap);
+        }
+        if config.alibi {
+            add_distances(p, alibi_slope(head, config.num_heads), 0, keys - 1);
+        }
         let max = math::max_of(p);
         let mut sum = 0.0;
         for value in p.iter_mut() {
@@ -264,7 +297,7 @@ pub fn decode(
         let low = config.window.map_or(0, |w| keys.saturating_sub(w));
         let at = (first + low) * stride + head * config.num_kv_heads / config.num_heads * d;
         let q = &q[i * d..(i + 1) * d];
-        decode_head(q, &k[at..], &v[at..], stride, keys - low, config.scale, scratch, out);
+        decode_head(q, &k[at..], &v[at..], stride, keys - low, config, head, scratch, out);
     };
     let work: usize = spans.iter().map(|(_, keys)| keys * width).sum();
     if work < PARALLEL_MIN * 8 {
@@ -276,6 +309,14 @@ pub fn decode(
             .for_each_init(Vec::new, |scratch, (i, out)| run(scratch, i, out));
     }
     out
+}
+
+/// A task's working memory: probabilities, gradients of scores, capped scores.
+#[derive(Default)]
+struct Scratch {
+    p: Vec<f32>,
+    ds: Vec<f32>,
+    capped: Vec<f32>,
 }
 
 /// Gradients of keys and values of one head of one sequence, `[keys, head_dim]` each.
@@ -303,22 +344,22 @@ pub struct Backward<'a> {
 /// See [`crate::ops::attention::backward`]: `(dq, dk, dv)`.
 pub fn backward(
     b: &Backward<'_>,
-    bounds: &[usize],
+    sequences: Sequences<'_>,
     config: &Config,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let d = config.head_dim;
     let (width, kv_width) = (config.num_heads * d, config.num_kv_heads * d);
-    let total = bounds.last().copied().unwrap_or(0);
+    let total = sequences.bounds.last().copied().unwrap_or(0);
     let mut dq = vec![0f32; total * width];
     let mut dk = vec![0f32; total * kv_width];
     let mut dv = vec![0f32; total * kv_width];
     let dq_len = dq.len();
     let dq_ptr = SharedMut::new(&mut dq);
-    let spans = spans(bounds);
+    let spans = spans(sequences);
     let tasks: Vec<(Span, usize)> =
         spans.iter().flat_map(|&s| (0..config.num_heads).map(move |h| (s, h))).collect();
-    let run = |scratch: &mut (Vec<f32>, Vec<f32>), &(span, head): &(Span, usize)| -> HeadGrads {
-        let (p, ds) = scratch;
+    let run = |scratch: &mut Scratch, &(span, head): &(Span, usize)| -> HeadGrads {
+        let Scratch { p, ds, capped } = scratch;
         let kv_head = head * config.num_kv_heads / config.num_heads;
         let mut grads =
             HeadGrads { dk: vec![0.0; span.num_keys * d], dv: vec![0.0; span.num_keys * d] };
@@ -332,6 +373,9 @@ pub fn backward(
             ds.clear();
             ds.resize(rows * keys, 0.0);
             scores(&block, b.q, b.k, config, low, high, p);
+            if config.softcap.is_some() {
+                capped.clone_from(p);
+            }
             let dout = head_of(b.dout, row0, config.num_heads, head, d);
             let value = head_of(b.v, span.first_key + low, config.num_kv_heads, kv_head, d);
             let into = Output { data: ds, row_stride: keys, accumulate: false };
@@ -341,10 +385,14 @@ pub fn backward(
                 let first = block.low(i, config.window) - low;
                 let lse = b.lse[head * total + span.first_query + i];
                 let p_row = &mut p[r * keys..(r + 1) * keys];
-                probabilities_row(p_row, first, block.position(i) + 1 - low, lse);
+                probabilities_row(p_row, first, block.high(i) - low, lse);
                 let at = (row0 + r) * width + head * d;
                 let delta = dot(&b.dout[at..at + d], &b.out[at..at + d]);
-                score_gradient_row(&mut ds[r * keys..(r + 1) * keys], p_row, delta, config.scale);
+                let ds_row = &mut ds[r * keys..(r + 1) * keys];
+                score_gradient_row(ds_row, p_row, delta, config.scale);
+                if let Some(cap) = config.softcap {
+                    softcap::cap_gradient(ds_row, &capped[r * keys..(r + 1) * keys], cap);
+                }
             }
             let at = row0 * width + head * d;
             // SAFETY: only this head's columns of this sequence's rows are written, and this task
@@ -363,10 +411,10 @@ pub fn backward(
     };
     let work: usize = spans.iter().map(|s| s.num_keys * s.num_keys * width).sum();
     let heads: Vec<HeadGrads> = if work < PARALLEL_MIN * 8 {
-        let mut scratch = (Vec::new(), Vec::new());
+        let mut scratch = Scratch::default();
         tasks.iter().map(|task| run(&mut scratch, task)).collect()
     } else {
-        tasks.par_iter().map_init(|| (Vec::new(), Vec::new()), run).collect()
+        tasks.par_iter().map_init(Scratch::default, run).collect()
     };
     // Query heads of a group are added in their order, whoever computed them.
     for ((span, head), grads) in tasks.iter().zip(&heads) {

@@ -7,6 +7,7 @@ pub mod gemm;
 pub mod head;
 pub mod math;
 pub mod slices;
+pub mod softcap;
 
 /// Elements of work below which a kernel stays on its thread: starting others costs more.
 pub const PARALLEL_MIN: usize = 16 * 1024;

@@ -16,7 +16,7 @@ fn list(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn of<'a>(hidden: &'a Tensor, weight: &'a Tensor) -> Predictor<'a> {
-    Predictor { hidden, weight }
+    Predictor { hidden, head: weight.into() }
 }
 
 fn close(got: &[f32], want: &[f32], what: &str) {
