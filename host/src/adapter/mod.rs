@@ -77,7 +77,12 @@ pub fn attach_reward(decoder: &mut Decoder, adapter: &PeftAdapter) -> Result<Par
     }
     let mut params = attach_pairs(decoder, adapter)?;
     let tensor = score.to_device(decoder.device())?.copy()?;
-    params.params.push(NamedTensor { name: peft::SCORE_KEY.into(), tensor, decay: true, transposed: false });
+    params.params.push(NamedTensor {
+        name: peft::SCORE_KEY.into(),
+        tensor,
+        decay: true,
+        transposed: false,
+    });
     Ok(params)
 }
 

@@ -157,8 +157,7 @@ pub fn forward(b: &BlockContext<'_>, w: &LayerWeights, x: &Tensor) -> Result<(Te
     // Only a residual of the norm reads it again; its memory is better free until then.
     let normed = matches!(b.spec.residual, Residual::OfNorm { .. }).then_some(normed);
     let config = attention_config(b.spec, b.layer);
-    let (out, attention) =
-        attention::forward(b.cx.exec, &q, &k, &v, b.places.sequences(), config)?;
+    let (out, attention) = attention::forward(b.cx.exec, &q, &k, &v, b.places.sequences(), config)?;
     let (y, rest) = rest(b, w, x, normed.as_ref().unwrap_or(x), &out)?;
     Ok((y, Saved { x: x.clone(), n1, qkv, q, k, v, out, attention, rest }))
 }
@@ -179,22 +178,22 @@ pub fn backward(
     let Saved { x, n1, qkv, q, k, v, out, attention: attended, rest } = saved;
     let RestSaved { o, attention_output, h, n2, mlp, mlp_output } = rest;
     let params = |place: NormPlace| trained.norms[place as usize];
-    let through = |place: NormPlace, kept: Option<Unnormed>, d: &Tensor, grads: &mut GradSet| {
-        match (kept, w.norm(place)) {
-            (Some(kept), Some(norm)) => {
-                b.norms.backward(norm, params(place), &kept.x, &kept.stats, d, grads).map(Some)
-            }
-            _ => Ok(None),
+    let through = |place: NormPlace, kept: Option<Unnormed>, d: &Tensor, grads: &mut GradSet| match (
+        kept,
+        w.norm(place),
+    ) {
+        (Some(kept), Some(norm)) => {
+            b.norms.backward(norm, params(place), &kept.x, &kept.stats, d, grads).map(Some)
         }
+        _ => Ok(None),
     };
 
     // The MLP, to the gradient of its input `h` (or `x`).
     let dm = through(NormPlace::MlpOutput, mlp_output, &dy, grads)?;
     let norm = w.required_norm(NormPlace::Mlp)?;
     let input = h.as_ref().unwrap_or(&x);
-    let normed = mlp::needs_input(b, trained)
-        .then(|| b.norms.recompute(norm, input, &n2))
-        .transpose()?;
+    let normed =
+        mlp::needs_input(b, trained).then(|| b.norms.recompute(norm, input, &n2)).transpose()?;
     let dm = dm.as_ref().unwrap_or(&dy);
     let mut dn2 = mlp::backward(b, w, trained, mlp, dm, normed.as_ref(), grads)?;
     drop(normed);

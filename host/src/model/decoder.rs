@@ -174,7 +174,11 @@ impl Decoder {
     }
 
     /// Adds the gradient of the head's matrix, given by the matrix in use.
-    pub(super) fn add_head_gradient(&self, grads: &mut GradSet, grad: Option<Tensor>) -> Result<()> {
+    pub(super) fn add_head_gradient(
+        &self,
+        grads: &mut GradSet,
+        grad: Option<Tensor>,
+    ) -> Result<()> {
         let grad = match (grad, &self.normalized_head) {
             (Some(grad), Some(unit)) => {
                 Some(ops::head::through_unit_rows(&grad, unit, self.head_weight())?)

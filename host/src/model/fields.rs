@@ -219,7 +219,7 @@ impl<'a> Fields<'a> {
         // Phi-3 has it beside the scaling.
         let in_scaling = from.contains_key("original_max_position_embeddings");
         let original_in = if in_scaling { from } else { self.raw };
-        let mut original = |fields: &mut Self, default: Option<f64>| {
+        let original = |fields: &mut Self, default: Option<f64>| {
             fields.number_in(original_in, "original_max_position_embeddings", default)
         };
         match kind {

@@ -447,7 +447,7 @@ mod tests {
                 Slot::Weight(_, Projection::K) => permute(&tensor, 2),
                 _ => tensor.clone(),
             };
-            want.insert(slot.name(), tensor);
+            want.insert(slot.name(&spec), tensor);
             stored.push((gguf_name(slot), QTensor::quantize(&in_file, GgmlDType::F32).unwrap()));
         }
         let mut file = File::create(path).unwrap();

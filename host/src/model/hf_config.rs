@@ -6,10 +6,10 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Map, Value};
 
+use super::ModelError;
 use super::families;
 use super::fields::Fields;
 use super::spec::{DecoderSpec, Position};
-use super::ModelError;
 use crate::{fs, limits};
 
 /// A model folder's configuration.

@@ -75,11 +75,10 @@ pub fn backward(
         t.ok_or_else(|| candle_core::Error::Msg("a wanted gradient did not come".into()))
     };
     let place = trained.linears[p as usize];
-    let input = b
-        .cx
-        .needs_input(b.layer, p, place)
-        .then(|| activation::forward(exec, act, &x, up.as_ref()))
-        .transpose()?;
+    let input =
+        b.cx.needs_input(b.layer, p, place)
+            .then(|| activation::forward(exec, act, &x, up.as_ref()))
+            .transpose()?;
     let backward =
         BackwardInput { dy, x: input.as_ref(), saved: down.as_ref(), dx: None, want_dx: true };
     let dact = projection::backward(&b.cx, b.layer, p, w.linear(p)?, place, backward, grads)?;

@@ -70,9 +70,7 @@ impl Norms {
         let weight = self.scale(norm)?;
         match saved {
             Saved::Rms(saved) => rms_norm::recompute(self.exec, x, &weight, saved),
-            Saved::Layer(saved) => {
-                layer_norm::recompute(self.exec, x, &weight, bias(norm)?, saved)
-            }
+            Saved::Layer(saved) => layer_norm::recompute(self.exec, x, &weight, bias(norm)?, saved),
         }
     }
 

@@ -24,7 +24,7 @@ impl Context {
         match find(prefix.start) {
             None => Self::default(),
             Some(len) => {
-                let mask = find(prefix.mask).or_else(|| find(prefix.gmask));
+                let mask = find(prefix.gmask).or_else(|| find(prefix.mask));
                 Self { len, mask: mask.unwrap_or(len.saturating_sub(1)) }
             }
         }
@@ -111,7 +111,9 @@ impl Tables {
         contexts: &[Context],
     ) -> Result<Places> {
         let of = |rope: &RopeSpec, table: Option<&Table>| match table {
-            _ if rope.layout == RopeLayout::TwoHalves => self.by_two_positions(rope, batch, contexts),
+            _ if rope.layout == RopeLayout::TwoHalves => {
+                self.by_two_positions(rope, batch, contexts)
+            }
             Some(table) if !exceeds(rope, batch) => {
                 Ok(Rotations { table: table.clone(), rows: batch.position_ids.clone() })
             }
@@ -119,10 +121,9 @@ impl Tables {
         };
         let (full, sliding) = match &spec.position {
             Position::Rope(rope) => (Some(of(rope, self.full.as_ref())?), None),
-            Position::RopeByReach { full, sliding } => (
-                Some(of(full, self.full.as_ref())?),
-                Some(of(sliding, self.sliding.as_ref())?),
-            ),
+            Position::RopeByReach { full, sliding } => {
+                (Some(of(full, self.full.as_ref())?), Some(of(sliding, self.sliding.as_ref())?))
+            }
             Position::Alibi | Position::Learned => (None, None),
         };
         let prefix = contexts.iter().map(|c| c.len).collect();
@@ -176,8 +177,7 @@ impl Tables {
 
 /// Whether a sequence is so long that its frequencies are its own.
 fn exceeds(rope: &RopeSpec, batch: &TokenBatch) -> bool {
-    threshold(rope)
-        .is_some_and(|most| batch.position_ids.iter().any(|&p| p as usize + 1 > most))
+    threshold(rope).is_some_and(|most| batch.position_ids.iter().any(|&p| p as usize + 1 > most))
 }
 
 #[cfg(test)]
@@ -191,7 +191,7 @@ mod tests {
         let positions: Vec<_> = (0..7).map(|i| context.positions(i)).collect();
         assert_eq!(positions, [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]);
         // A mask within the context is where the answer belongs.
-        let context = Context::of(&[5, 91, 7, 90, 92, 8], &prefix);
+        let context = Context::of(&[5, 91, 7, 9, 92, 8], &prefix);
         assert_eq!(context.positions(4), (1, 1));
         // Text alone is an answer to nothing.
         assert_eq!(Context::of(&[5, 6], &prefix).positions(1), (0, 2));

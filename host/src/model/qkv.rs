@@ -85,14 +85,14 @@ pub fn backward(
     grads: &mut GradSet,
 ) -> Result<Option<Tensor>> {
     let (dq, dk) = (rotate(b, dq, true)?, rotate(b, dk, true)?);
-    let mut through = |place: NormPlace, kept: Option<Normed>, d: Tensor| match (kept, w.norm(place))
-    {
-        (Some(kept), Some(norm)) => {
-            let params = trained.norms[place as usize];
-            b.norms.backward(norm, params, &kept.x, &kept.stats, &d, grads)
-        }
-        _ => Ok(d),
-    };
+    let mut through =
+        |place: NormPlace, kept: Option<Normed>, d: Tensor| match (kept, w.norm(place)) {
+            (Some(kept), Some(norm)) => {
+                let params = trained.norms[place as usize];
+                b.norms.backward(norm, params, &kept.x, &kept.stats, &d, grads)
+            }
+            _ => Ok(d),
+        };
     let dq = through(NormPlace::Query, saved.q, dq)?;
     let dk = through(NormPlace::Key, saved.k, dk)?;
     let gradients = match b.spec.qkv {
@@ -134,9 +134,8 @@ fn take_apart(spec: &DecoderSpec, all: &Tensor) -> Result<Vec<Tensor>> {
     }
     let (tokens, group) = (all.dim(0)?, spec.num_heads / spec.num_kv_heads);
     let heads = all.reshape((tokens, spec.num_kv_heads, group + 2, spec.head_dim))?;
-    let part = |first, n: usize, width| {
-        heads.narrow(2, first, n)?.contiguous()?.reshape((tokens, width))
-    };
+    let part =
+        |first, n: usize, width| heads.narrow(2, first, n)?.contiguous()?.reshape((tokens, width));
     Ok(vec![part(0, group, q)?, part(group, 1, kv)?, part(group + 1, 1, kv)?])
 }
 

@@ -155,10 +155,8 @@ mod tests {
 
     #[test]
     fn two_positions_share_the_head() {
-        let rope = RopeSpec {
-            layout: RopeLayout::TwoHalves,
-            ..rope(10_000.0, 16, RopeScaling::Default)
-        };
+        let rope =
+            RopeSpec { layout: RopeLayout::TwoHalves, ..rope(10_000.0, 16, RopeScaling::Default) };
         assert_eq!(of(&rope).len(), 4);
     }
 }

@@ -145,7 +145,7 @@ pub enum Residual {
 pub struct PrefixSpec {
     /// Marks where the answer belongs (`[gMASK]`).
     pub gmask: u32,
-    /// The same for a short answer (`[MASK]`); goes before `gmask`.
+    /// The same for a short answer (`[MASK]`), where there is no `gmask`.
     pub mask: u32,
     /// Begins the answer (`<sop>`).
     pub start: u32,

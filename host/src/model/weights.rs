@@ -171,7 +171,8 @@ impl Weights {
         mut get: impl FnMut(Slot) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
         let mut embed = None;
-        let mut out = Parts { layers: vec![LayerWeights::default(); spec.num_layers], ..Parts::default() };
+        let mut out =
+            Parts { layers: vec![LayerWeights::default(); spec.num_layers], ..Parts::default() };
         for slot in Slot::all(spec) {
             let tensor = get(slot)?;
             match slot {
@@ -187,8 +188,12 @@ impl Weights {
                     out.layers[l].linears[p as usize] = Some(Linear { weight: tensor, bias: None });
                 }
                 // A bias follows its matrix or norm in the list of slots.
-                Slot::EmbedNormBias => set_bias(out.embed_norm.as_mut().map(|n| &mut n.bias), tensor),
-                Slot::FinalNormBias => set_bias(out.final_norm.as_mut().map(|n| &mut n.bias), tensor),
+                Slot::EmbedNormBias => {
+                    set_bias(out.embed_norm.as_mut().map(|n| &mut n.bias), tensor)
+                }
+                Slot::FinalNormBias => {
+                    set_bias(out.final_norm.as_mut().map(|n| &mut n.bias), tensor)
+                }
                 Slot::NormBias(l, place) => {
                     let norm = out.layers[l].norms[place as usize].as_mut();
                     set_bias(norm.map(|n| &mut n.bias), tensor);
@@ -199,7 +204,8 @@ impl Weights {
                 }
             }
         }
-        let absent = || candle_core::Error::Msg("the list of slots lacks a part of every decoder".into());
+        let absent =
+            || candle_core::Error::Msg("the list of slots lacks a part of every decoder".into());
         Ok(Self {
             embed: embed.ok_or_else(absent)?,
             positions: out.positions,
@@ -245,9 +251,9 @@ impl Weights {
             Slot::NormBias(l, place) => {
                 self.layers.get_mut(l)?.norms[place as usize].as_mut()?.bias.as_mut()
             }
-            Slot::Weight(l, p) => {
-                self.layers.get_mut(l)?.linears[p as usize].as_mut().map(|linear| &mut linear.weight)
-            }
+            Slot::Weight(l, p) => self.layers.get_mut(l)?.linears[p as usize]
+                .as_mut()
+                .map(|linear| &mut linear.weight),
             Slot::Bias(l, p) => self.layers.get_mut(l)?.linears[p as usize].as_mut()?.bias.as_mut(),
         }
     }

@@ -190,9 +190,10 @@ pub fn forward(exec: Exec, act: Activation, x: &Tensor, up: Option<&Tensor>) -> 
             if y.len() < PARALLEL_MIN {
                 forward_piece(act, x, up, &mut y);
             } else {
-                y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).enumerate().for_each(
-                    |(i, (y, x))| forward_piece(act, x, piece(up, i, x.len()), y),
-                );
+                y.par_chunks_mut(PIECE)
+                    .zip(x.par_chunks(PIECE))
+                    .enumerate()
+                    .for_each(|(i, (y, x))| forward_piece(act, x, piece(up, i, x.len()), y));
             }
             Ok(())
         })

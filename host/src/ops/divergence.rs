@@ -5,9 +5,9 @@
 use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
+use super::Exec;
 use super::cpu::divergence::{RowDivergence, divergence_row};
 use super::cpu::slices::{into_vec, modify};
-use super::Exec;
 use super::head::{CHUNK_BYTES, Grads, Head, add_part, chunks_of};
 
 /// Results of comparing `n` positions.

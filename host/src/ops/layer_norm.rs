@@ -187,9 +187,7 @@ pub fn backward(
         })
     })?;
     let params = match params {
-        Some((dw, db)) => {
-            Some(ParamGrads { weight: tensor(dw, width)?, bias: tensor(db, width)? })
-        }
+        Some((dw, db)) => Some(ParamGrads { weight: tensor(dw, width)?, bias: tensor(db, width)? }),
         None => None,
     };
     Ok((tensor(dx, x.shape())?, params))

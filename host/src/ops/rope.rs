@@ -178,7 +178,8 @@ fn portable(
         Layout::Interleaved => {
             let couples = heads.narrow(2, 0, 2 * pairs)?;
             let couples = couples.reshape((tokens, width / head_dim, pairs, 2))?;
-            let (x0, x1) = (couples.narrow(3, 0, 1)?.squeeze(3)?, couples.narrow(3, 1, 1)?.squeeze(3)?);
+            let (x0, x1) =
+                (couples.narrow(3, 0, 1)?.squeeze(3)?, couples.narrow(3, 1, 1)?.squeeze(3)?);
             let (y0, y1) = turn(&x0, &x1, 0, pairs)?;
             vec![Tensor::stack(&[y0, y1], 3)?.flatten_from(2)?]
         }

@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::attention::Sequences;
 use super::*;
 use crate::rng::{Purpose, Stream};
 
@@ -143,26 +144,70 @@ fn rms_norm_gradients() {
 }
 
 #[test]
-fn rope_gradients_and_inverse() {
-    let table = rope::Table::new(&[1.0, 0.3, 0.01], 32, &Device::Cpu).unwrap();
-    let positions = [0, 1, 7, 31];
+fn layer_norm_gradients() {
+    let inputs = [randn(1, &[4, 19]), randn(2, &[19]), randn(3, &[19])];
     check(
-        "rope",
-        &[randn(1, &[4, 12])],
-        &|exec, i| rope::apply(exec, &i[0], &table, &positions, false),
-        &|exec, _, dy| Ok(vec![rope::apply(exec, dy, &table, &positions, true)?]),
+        "layer_norm",
+        &inputs,
+        &|exec, i| Ok(layer_norm::forward(exec, &i[0], &i[1], &i[2], 1e-5)?.0),
+        &|exec, i, dy| {
+            let (y, saved) = layer_norm::forward(exec, &i[0], &i[1], &i[2], 1e-5)?;
+            let again = layer_norm::recompute(exec, &i[0], &i[1], &i[2], &saved)?;
+            assert_eq!(bits(&y), bits(&again));
+            let (dx, params) = layer_norm::backward(exec, dy, &i[0], &i[1], &saved, true)?;
+            let params = params.unwrap();
+            Ok(vec![dx, params.weight, params.bias])
+        },
     );
-    let x = f32s(&randn(2, &[4, 12]));
-    assert!(rope::apply(Exec::Fused, &x, &table, &[0, 1, 2, 32], false).is_err());
 }
 
 #[test]
-fn swiglu_gradients() {
+fn rope_gradients_in_every_layout() {
+    use rope::Layout;
+    let positions = [0, 1, 7, 31];
+    // Three heads; of eight values the first six or all are rotated.
+    for (layout, frequencies) in [
+        (Layout::Halves, vec![1.0, 0.3, 0.01]),
+        (Layout::Interleaved, vec![1.0, 0.3, 0.01]),
+        (Layout::Interleaved, vec![1.0, 0.3, 0.01, 0.001]),
+        (Layout::TwoHalves, vec![1.0, 0.3, 0.7, 0.02]),
+    ] {
+        let angles: Vec<f32> =
+            (0..32).flat_map(|p| frequencies.iter().map(move |&f: &f32| p as f32 * f)).collect();
+        let pairs = frequencies.len();
+        let table = rope::Table::new(&angles, pairs, 1.25, layout, &Device::Cpu).unwrap();
+        check(
+            "rope",
+            &[randn(1, &[4, 24])],
+            &|exec, i| rope::apply(exec, &i[0], &table, 8, &positions, false),
+            &|exec, _, dy| Ok(vec![rope::apply(exec, dy, &table, 8, &positions, true)?]),
+        );
+        let x = f32s(&randn(2, &[4, 24]));
+        assert!(rope::apply(Exec::Fused, &x, &table, 8, &[0, 1, 2, 32], false).is_err());
+    }
+}
+
+#[test]
+fn activation_gradients() {
+    use activation::Activation;
     let inputs = [randn(1, &[3, 37]), randn(2, &[3, 37])];
-    check("swiglu", &inputs, &|exec, i| swiglu::forward(exec, &i[0], &i[1]), &|exec, i, dy| {
-        let (dgate, dup) = swiglu::backward(exec, dy, &i[0], &i[1])?;
-        Ok(vec![dgate, dup])
-    });
+    for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        check(
+            "gated",
+            &inputs,
+            &|exec, i| activation::forward(exec, act, &i[0], Some(&i[1])),
+            &|exec, i, dy| {
+                let (dx, dup) = activation::backward(exec, act, dy, &i[0], Some(&i[1]))?;
+                Ok(vec![dx, dup.unwrap()])
+            },
+        );
+        check(
+            "alone",
+            &inputs[..1],
+            &|exec, i| activation::forward(exec, act, &i[0], None),
+            &|exec, i, dy| Ok(vec![activation::backward(exec, act, dy, &i[0], None)?.0]),
+        );
+    }
 }
 
 #[test]
@@ -186,35 +231,32 @@ fn embedding_gradients_add_repeated_ids() {
     );
 }
 
-const SHAPES: [(attention::Config, &[usize]); 4] = [
+const PLAIN: attention::Config = attention::Config {
+    num_heads: 2,
+    num_kv_heads: 2,
+    head_dim: 2,
+    scale: 0.7,
+    window: None,
+    softcap: None,
+    alibi: false,
+};
+
+/// Attention, bounds, contexts.
+type Shape = (attention::Config, &'static [usize], &'static [usize]);
+
+const SHAPES: [Shape; 8] = [
+    (attention::Config { num_heads: 4, head_dim: 6, scale: 0.4, ..PLAIN }, &[0, 5, 6, 13], &[]),
     (
-        attention::Config { num_heads: 4, num_kv_heads: 2, head_dim: 6, scale: 0.4, window: None },
-        &[0, 5, 6, 13],
-    ),
-    (
-        attention::Config {
-            num_heads: 3,
-            num_kv_heads: 1,
-            head_dim: 4,
-            scale: 0.5,
-            window: Some(3),
-        },
+        attention::Config { num_heads: 3, num_kv_heads: 1, head_dim: 4, window: Some(3), ..PLAIN },
         &[0, 9, 11],
+        &[],
     ),
-    (
-        attention::Config { num_heads: 2, num_kv_heads: 2, head_dim: 2, scale: 0.7, window: None },
-        &[0, 0, 4],
-    ),
-    (
-        attention::Config {
-            num_heads: 2,
-            num_kv_heads: 1,
-            head_dim: 2,
-            scale: 0.7,
-            window: Some(70),
-        },
-        &[0, 75],
-    ),
+    (PLAIN, &[0, 0, 4], &[]),
+    (attention::Config { num_kv_heads: 1, window: Some(70), ..PLAIN }, &[0, 75], &[]),
+    (attention::Config { num_heads: 3, num_kv_heads: 1, alibi: true, ..PLAIN }, &[0, 5, 13], &[]),
+    (attention::Config { softcap: Some(0.8), ..PLAIN }, &[0, 5, 13], &[]),
+    (attention::Config { num_kv_heads: 1, ..PLAIN }, &[0, 5, 13], &[3, 8]),
+    (attention::Config { num_kv_heads: 1, ..PLAIN }, &[0, 75], &[66]),
 ];
 
 fn qkv(config: &attention::Config, tokens: usize) -> [Tensor; 3] {
@@ -228,15 +270,17 @@ fn qkv(config: &attention::Config, tokens: usize) -> [Tensor; 3] {
 
 #[test]
 fn attention_gradients() {
-    for (config, bounds) in SHAPES {
+    for (config, bounds, prefix) in SHAPES {
+        let sequences = Sequences { bounds, prefix };
         check(
             "attention",
             &qkv(&config, *bounds.last().unwrap()),
-            &|exec, i| Ok(attention::forward(exec, &i[0], &i[1], &i[2], bounds, config)?.0),
+            &|exec, i| Ok(attention::forward(exec, &i[0], &i[1], &i[2], sequences, config)?.0),
             &|exec, i, dy| {
-                let (out, saved) = attention::forward(exec, &i[0], &i[1], &i[2], bounds, config)?;
+                let (out, saved) =
+                    attention::forward(exec, &i[0], &i[1], &i[2], sequences, config)?;
                 let (dq, dk, dv) = attention::backward(
-                    exec, dy, &i[0], &i[1], &i[2], &out, &saved, bounds, config,
+                    exec, dy, &i[0], &i[1], &i[2], &out, &saved, sequences, config,
                 )?;
                 Ok(vec![dq, dk, dv])
             },
@@ -246,7 +290,8 @@ fn attention_gradients() {
 
 #[test]
 fn sequences_do_not_see_each_other() {
-    let (config, bounds) = SHAPES[0];
+    let (config, bounds, _) = SHAPES[0];
+    let bounds = Sequences::causal(bounds);
     let inputs: Vec<Tensor> = qkv(&config, 13).iter().map(f32s).collect();
     let run = |inputs: &[Tensor]| {
         let (out, saved) =
@@ -278,11 +323,13 @@ fn sequences_do_not_see_each_other() {
 
 #[test]
 fn decoding_equals_the_rows_of_the_whole() {
-    for (config, tokens) in [(SHAPES[0].0, 13), (SHAPES[1].0, 11)] {
+    let configs = [SHAPES[0].0, SHAPES[1].0, SHAPES[4].0, SHAPES[5].0];
+    for (config, tokens) in configs.into_iter().zip([13, 11, 13, 13]) {
         let [q, k, v] = qkv(&config, tokens).map(|t| f32s(&t));
         for exec in [Exec::Portable, Exec::Fused] {
             let bounds = [0, 4, tokens];
-            let (all, _) = attention::forward(exec, &q, &k, &v, &bounds, config).unwrap();
+            let (all, _) =
+                attention::forward(exec, &q, &k, &v, Sequences::causal(&bounds), config).unwrap();
             // The last of the first sequence, one in the middle and the last of the second.
             let spans = [(0, 4), (4, 3), (4, tokens - 4)];
             let rows: Vec<u32> = spans.iter().map(|(first, n)| (first + n - 1) as u32).collect();
@@ -297,13 +344,23 @@ fn decoding_equals_the_rows_of_the_whole() {
 
 #[test]
 fn head_scores_and_gradients() {
+    for softcap in [None, Some(1.5)] {
+        check_head(softcap);
+    }
+}
+
+fn check_head(softcap: Option<f64>) {
     let (n, width, vocab) = (9, 6, 41);
     let (h, w) = (randn(1, &[n, width]), randn(2, &[vocab, width]));
     let targets: Vec<u32> = (0..n as u32).map(|i| (i * 7) % vocab as u32).collect();
     let coefficients: Vec<f32> = (0..n).map(|i| -0.1 - 0.05 * i as f32).collect();
+    let logits = |h: &Tensor, w: &Tensor| -> Vec<Vec<f64>> {
+        let rows: Vec<Vec<f64>> = h.matmul(&w.t().unwrap()).unwrap().to_vec2().unwrap();
+        let cap = |l: f64| softcap.map_or(l, |c| c * (l / c).tanh());
+        rows.into_iter().map(|row| row.into_iter().map(cap).collect()).collect()
+    };
     let logprobs = |h: &Tensor, w: &Tensor| -> Vec<f64> {
-        let logits = h.matmul(&w.t().unwrap()).unwrap();
-        let rows: Vec<Vec<f64>> = logits.to_vec2().unwrap();
+        let rows = logits(h, w);
         rows.iter()
             .zip(&targets)
             .map(|(row, &t)| row[t as usize] - row.iter().map(|l| l.exp()).sum::<f64>().ln())
@@ -328,16 +385,17 @@ fn head_scores_and_gradients() {
     };
     let (want_h, want_w) = (numeric(0), numeric(1));
     let (h32, w32) = (f32s(&h), f32s(&w));
+    let head = head::Head { weight: &w32, softcap };
     for exec in [Exec::Portable, Exec::Fused] {
         let (scores, grads) =
-            head::score_and_backward(exec, &h32, &w32, &targets, &coefficients, true).unwrap();
+            head::score_and_backward(exec, &h32, head, &targets, &coefficients, true).unwrap();
         let got: Vec<f64> = scores.logprobs.iter().map(|&v| f64::from(v)).collect();
         assert!(difference(&got, &logprobs(&h, &w)) < 1e-6);
         assert!(difference(&values(&grads.hidden), &want_h) < 1e-5);
         assert!(difference(&values(&grads.weight.unwrap()), &want_w) < 1e-5);
-        let alone = head::score(exec, &h32, &w32, &targets).unwrap();
+        let alone = head::score(exec, &h32, head, &targets).unwrap();
         assert_eq!(alone, scores);
-        let rows: Vec<Vec<f64>> = h.matmul(&w.t().unwrap()).unwrap().to_vec2().unwrap();
+        let rows = logits(&h, &w);
         for (i, row) in rows.iter().enumerate() {
             let sum: f64 = row.iter().map(|l| l.exp()).sum();
             let entropy: f64 = row.iter().map(|l| l.exp() / sum * (sum.ln() - l)).sum();
@@ -349,6 +407,31 @@ fn head_scores_and_gradients() {
 }
 
 #[test]
+fn gradients_through_rows_of_length_one() {
+    let w = randn(2, &[4, 5]);
+    let c = randn(3, &[4, 5]);
+    let unit = |w: &Tensor| {
+        let lengths = w.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap();
+        w.broadcast_div(&lengths).unwrap()
+    };
+    let loss =
+        |w: &Tensor| -> f64 { (unit(w) * &c).unwrap().sum_all().unwrap().to_scalar().unwrap() };
+    let base = values(&w);
+    let numeric: Vec<f64> = (0..base.len())
+        .map(|i| {
+            let at = |delta: f64| {
+                let mut moved = base.clone();
+                moved[i] += delta;
+                loss(&Tensor::from_vec(moved, (4, 5), &Device::Cpu).unwrap())
+            };
+            (at(1e-5) - at(-1e-5)) / 2e-5
+        })
+        .collect();
+    let got = head::through_unit_rows(&f32s(&c), &f32s(&unit(&w)), &f32s(&w)).unwrap();
+    assert!(difference(&values(&got), &numeric) < 1e-5);
+}
+
+#[test]
 fn head_is_the_same_in_one_chunk_and_in_many() {
     // 600,000 logits a row: sixteen rows fill a chunk.
     let (n, width, vocab) = (35, 2, 600_000);
@@ -356,12 +439,18 @@ fn head_is_the_same_in_one_chunk_and_in_many() {
     let targets: Vec<u32> = (0..n as u32).map(|i| i * 17).collect();
     let ones = vec![-1.0f32; n];
     let (scores, grads) =
-        head::score_and_backward(Exec::Fused, &h, &w, &targets, &ones, false).unwrap();
+        head::score_and_backward(Exec::Fused, &h, (&w).into(), &targets, &ones, false).unwrap();
     for i in [0, 15, 16, 34] {
         let row = h.narrow(0, i, 1).unwrap().contiguous().unwrap();
-        let (one, grad) =
-            head::score_and_backward(Exec::Fused, &row, &w, &targets[i..=i], &ones[i..=i], false)
-                .unwrap();
+        let (one, grad) = head::score_and_backward(
+            Exec::Fused,
+            &row,
+            (&w).into(),
+            &targets[i..=i],
+            &ones[i..=i],
+            false,
+        )
+        .unwrap();
         assert!((one.logprobs[0] - scores.logprobs[i]).abs() < 1e-5);
         let want = values(&grads.hidden.narrow(0, i, 1).unwrap());
         // A sum over 600,000 tokens in f32, in another order.
@@ -375,7 +464,7 @@ fn what_is_not_finite_is_not_hidden() {
     let w = f32s(&randn(2, &[40, 2]));
     for exec in [Exec::Portable, Exec::Fused] {
         let (scores, _) =
-            head::score_and_backward(exec, &h, &w, &[1, 2], &[-1.0, -1.0], false).unwrap();
+            head::score_and_backward(exec, &h, (&w).into(), &[1, 2], &[-1.0, -1.0], false).unwrap();
         assert!(!scores.logprobs[0].is_finite() && scores.logprobs[1].is_finite());
     }
 }
@@ -418,25 +507,32 @@ fn threads_do_not_change_a_bit() {
                 num_kv_heads: 3,
                 head_dim: 64,
                 scale: 0.125,
-                window: None,
+                ..PLAIN
             };
             let [q, k, v] = qkv(&config, 300).map(|t| f32s(&t));
-            let bounds = [0, 170, 300];
-            let (out, saved) =
-                attention::forward(Exec::Fused, &q, &k, &v, &bounds, config).unwrap();
+            let bounds = Sequences::causal(&[0, 170, 300]);
+            let (out, saved) = attention::forward(Exec::Fused, &q, &k, &v, bounds, config).unwrap();
             let (dq, dk, dv) =
-                attention::backward(Exec::Fused, &out, &q, &k, &v, &out, &saved, &bounds, config)
+                attention::backward(Exec::Fused, &out, &q, &k, &v, &out, &saved, bounds, config)
                     .unwrap();
             let w = f32s(&randn(4, &[700, 576]));
             let y = linear::forward(Exec::Fused, &q, &w, None).unwrap();
             let dw = linear::backward_weight(Exec::Fused, &y, &q).unwrap();
-            let act = swiglu::forward(Exec::Fused, &q, &out).unwrap();
+            let act =
+                activation::forward(Exec::Fused, activation::Activation::Silu, &q, Some(&out))
+                    .unwrap();
             let (normed, _) =
                 rms_norm::forward(Exec::Fused, &q, &f32s(&randn(5, &[576])), 1e-5).unwrap();
             let targets: Vec<u32> = (0..300).collect();
-            let (_, grads) =
-                head::score_and_backward(Exec::Fused, &q, &w, &targets, &vec![-0.5; 300], true)
-                    .unwrap();
+            let (_, grads) = head::score_and_backward(
+                Exec::Fused,
+                &q,
+                (&w).into(),
+                &targets,
+                &vec![-0.5; 300],
+                true,
+            )
+            .unwrap();
             let all = [out, dq, dk, dv, y, dw, act, normed, grads.hidden, grads.weight.unwrap()];
             all.map(|t| bits(&t))
         })

@@ -176,7 +176,9 @@ mod tests {
 
     fn params(values: &[f32]) -> ParamSet {
         let tensor = Tensor::new(values, &Device::Cpu).unwrap();
-        ParamSet { params: vec![NamedTensor { name: "p".into(), tensor, decay: true, transposed: false }] }
+        ParamSet {
+            params: vec![NamedTensor { name: "p".into(), tensor, decay: true, transposed: false }],
+        }
     }
 
     const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };

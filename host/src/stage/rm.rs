@@ -175,7 +175,12 @@ fn trainable(
         return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
     }
     let head = initial_head(config, &inputs.model_config)?;
-    let named = |name: &str| NamedTensor { name: name.into(), tensor: head, decay: true, transposed: false };
+    let named = |name: &str| NamedTensor {
+        name: name.into(),
+        tensor: head,
+        decay: true,
+        transposed: false,
+    };
     if config.use_peft {
         let lora = setup::lora_config(config, &decoder.spec, TaskType::SeqCls);
         let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;

@@ -21,7 +21,8 @@ static NAMES_OUTPUT_NORMS: Names = Names {
 fn base(fields: &mut Fields<'_>, model_type: &str) -> DecoderSpec {
     let spec = fields.common(model_type);
     let mut rope = fields.rope(spec.head_dim, spec.max_position_embeddings);
-    let given = |map: &str| fields.present(map).is_some_and(|m| m.get("partial_rotary_factor").is_some());
+    let given =
+        |map: &str| fields.present(map).is_some_and(|m| m.get("partial_rotary_factor").is_some());
     if !given("rope_parameters") && fields.present("partial_rotary_factor").is_none() {
         rope.rotary_dim = spec.head_dim / 2;
     }

@@ -74,7 +74,9 @@ impl RewardModel {
             None => {
                 let tensor = read_head(dir, decoder.spec.hidden_size)?;
                 let name = score_head::SCORE.to_string();
-                ParamSet { params: vec![NamedTensor { name, tensor, decay: true, transposed: false }] }
+                ParamSet {
+                    params: vec![NamedTensor { name, tensor, decay: true, transposed: false }],
+                }
             }
         };
         let jinja = match ChatTemplate::load(&tokenizer) {
