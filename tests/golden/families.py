@@ -4,7 +4,7 @@ by the modules below, written from the published architectures, where it does no
 config      its config.json
 tensors     name and shape of every weight; `values` below makes the numbers, here and in the test
 rows        input_ids and labels
-logits      of the last three positions of every row, LoRA off
+logits      of the last position of every row, LoRA off
 loss        LoRA off
 grads       of every weight, LoRA off: length of the gradient, and its first, middle and last value
 lora        r 4, alpha 8 on all linear layers: loss, gradients as above, logits as above, and the losses of
@@ -343,14 +343,20 @@ def loss_of(model, data):
     return total / count
 
 
+def short(x):
+    """Seven digits hold a float32."""
+    return float(f"{x:.7g}")
+
+
 def sample(grad):
     flat = grad.flatten()
-    return [grad.norm().item(), flat[0].item(), flat[len(flat) // 2].item(), flat[-1].item()]
+    return [short(x) for x in (grad.norm().item(), flat[0].item(), flat[len(flat) // 2].item(), flat[-1].item())]
 
 
 def last_logits(model, data):
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([r["input_ids"]])).logits[0, -3:].tolist() for r in data]
+        last = lambda r: model(input_ids=torch.tensor([r["input_ids"]])).logits[0, -1].tolist()
+        return [[short(x) for x in last(r)] for r in data]
 
 
 def golden(name, model, config):
