@@ -266,7 +266,7 @@ class InternLm2(nn.Module):
 SMALL = dict(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, attn_implementation="eager", bos_token_id=1,
              eos_token_id=2, pad_token_id=0)
-NO_GROUPS = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"}
+NEOX = {k: v for k, v in SMALL.items() if k != "num_key_value_heads"} | {"hidden_size": 32}
 yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 longrope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0],
@@ -285,8 +285,8 @@ FROM_TRANSFORMERS = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(
         vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=4, n_positions=48, embd_pdrop=0.0, attn_pdrop=0.0,
         resid_pdrop=0.0, bos_token_id=1, eos_token_id=2, attn_implementation="eager")),
-    "gpt-neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**NO_GROUPS)),
-    "gpt-neox-sequential": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**NO_GROUPS, use_parallel_residual=False)),
+    "gpt-neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**NEOX)),
+    "gpt-neox-sequential": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**NEOX, use_parallel_residual=False)),
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**SMALL, sliding_window=6)),
     "phi3-longrope": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(
         **SMALL, original_max_position_embeddings=12, rope_parameters=longrope)),
@@ -362,7 +362,9 @@ def last_logits(model, data):
 def golden(name, model, config):
     offset = 0.0 if "gemma" in name else 1.0
     model = model.float().eval()
-    named = dict(model.named_parameters())
+    # Files call GPT-NeoX's head by its older name.
+    in_file = lambda key: key.replace("lm_head.", "embed_out.") if "neox" in name else key
+    named = {in_file(k): p for k, p in model.named_parameters()}
     for key, parameter in named.items():
         fill(key, parameter, offset)
     data = rows(name == "chatglm")
