@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 pub mod batch;
+pub mod bitsandbytes;
 pub mod block;
 pub mod cache;
 pub mod decoder;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::ModelError;
 use crate::{fs, limits};
@@ -94,12 +94,30 @@ impl SafetensorsFile {
                 return Err(damaged(format!("tensor `{name}` has type {other:?}, not a float")));
             }
         };
+        Ok(Tensor::from_raw_buffer(&self.bytes(info)?, dtype, &info.shape, &Device::Cpu)?)
+    }
+
+    /// Values and shape of a tensor of signed bytes; `None` for one that is absent or of another type.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn read_i8(&self, name: &str) -> Result<Option<(Vec<i8>, Vec<usize>)>, ModelError> {
+        match self.metadata.info(name) {
+            Some(info) if info.dtype == Dtype::I8 => {
+                let values = self.bytes(info)?.into_iter().map(|b| b as i8).collect();
+                Ok(Some((values, info.shape.clone())))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> Result<Vec<u8>, ModelError> {
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0u8; end - start];
         self.file
             .read_exact_at(&mut bytes, self.data_start + start as u64)
             .map_err(fs::io_error("read", &self.path))?;
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?)
+        Ok(bytes)
     }
 }
 
@@ -163,6 +181,17 @@ impl WeightFiles {
     /// Whether there is such a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
+    }
+
+    /// As [`SafetensorsFile::read_i8`].
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn read_i8(&self, name: &str) -> Result<Option<(Vec<i8>, Vec<usize>)>, ModelError> {
+        match self.by_name.get(name).map(|&index| &self.sources[index]) {
+            Some(Source::Safetensors(file)) => file.read_i8(name),
+            _ => Ok(None),
+        }
     }
 
     /// One tensor in its own type.

@@ -1,6 +1,8 @@
 //! The decoder's weights: loaded from a folder, or fresh.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,16 +10,32 @@ use super::projection::Projection;
 use super::reader::WeightFiles;
 use super::slots::{NormPlace, Slot};
 use super::spec::{DecoderSpec, NormKind};
-use super::{ModelError, families};
+use super::{ModelError, bitsandbytes, families};
+use crate::ops::quant::{Matrix, Quantized, Scheme};
 use crate::rng::{Purpose, Stream};
 
 /// A linear layer: `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `[out, in]`, f32 or bf16.
-    pub weight: Tensor,
+    /// `[out, in]`, f32, bf16 or narrower.
+    pub weight: Matrix,
     /// `[out]`, f32.
     pub bias: Option<Tensor>,
+}
+
+/// How the matrices of a base are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Type of the embedding, the head, and of linear layers without a scheme: f32 or bf16.
+    pub dtype: DType,
+    /// What linear layers are made narrower by.
+    pub scheme: Option<Scheme>,
+}
+
+impl From<DType> for Storage {
+    fn from(dtype: DType) -> Self {
+        Self { dtype, scheme: None }
+    }
 }
 
 /// A norm, f32.
@@ -27,6 +45,12 @@ pub struct Norm {
     pub weight: Tensor,
     /// `[width]`.
     pub bias: Option<Tensor>,
+}
+
+impl Norm {
+    fn new(weight: Tensor) -> Self {
+        Self { weight, bias: None }
+    }
 }
 
 /// Weights of one block: those that its family has.
@@ -81,57 +105,45 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Loads `dir`, matrices as `dtype` (f32 or bf16), norms and biases as f32. At no time is more
-    /// in memory than the weights and one tensor. Answers also the names of tensors that the
-    /// model does not use.
+    /// Loads `dir`, matrices as `storage` says, norms and biases as f32. At no time is more in memory
+    /// than the weights and one tensor. Linear layers that the folder holds as bitsandbytes saves them
+    /// stay so. Answers also the names of tensors that the model does not use.
     ///
     /// # Errors
     /// Missing tensors (all at once), wrong shapes, damaged files.
     pub fn load(
         dir: &Path,
         spec: &DecoderSpec,
-        dtype: DType,
+        storage: impl Into<Storage>,
         device: &Device,
     ) -> Result<(Self, Vec<String>), ModelError> {
         let files = WeightFiles::open(dir)?;
         let slots = Slot::all(spec);
         // Older files leave out what stands before every name of the body.
-        let short = |name: &str| name.strip_prefix(spec.names.base).map(str::to_string);
         let in_file = |slot: &Slot| {
             let name = slot.name(spec);
-            match short(&name).filter(|s| !files.contains(&name) && files.contains(s)) {
-                Some(short) => short,
+            let short = name.strip_prefix(spec.names.base);
+            match short.filter(|s| !files.contains(&name) && files.contains(s)) {
+                Some(short) => short.to_string(),
                 None => name,
             }
         };
+        let wanted: BTreeSet<String> = slots.iter().map(in_file).collect();
         let missing: Vec<String> =
             slots.iter().map(in_file).filter(|name| !files.contains(name)).collect();
         if !missing.is_empty() {
             return Err(ModelError::MissingTensors { path: dir.into(), names: missing });
         }
-        let wanted: std::collections::BTreeSet<String> = slots.iter().map(in_file).collect();
         let tied = spec.tie_word_embeddings.then(|| Slot::LmHead.name(spec));
         let unused = files
             .names()
             .filter(|n| !wanted.contains(*n) && Some(*n) != tied.as_deref())
-            .filter(|n| !families::is_buffer(n))
+            .filter(|n| !families::is_buffer(n) && !bitsandbytes::is_part(n))
             .map(str::to_string)
             .collect();
-        let weights = Self::build(spec, |slot| {
-            let name = in_file(&slot);
-            let tensor = files.read(&name)?;
-            let expected = slot.file_shape(spec);
-            if tensor.dims() != expected {
-                return Err(ModelError::Shape {
-                    path: dir.into(),
-                    name,
-                    got: tensor.dims().to_vec(),
-                    expected,
-                });
-            }
-            let dtype = if slot.is_matrix() { dtype } else { DType::F32 };
-            Ok(slot.turned(spec, tensor.to_dtype(dtype)?)?.to_device(device)?)
-        })?;
+        let storage = storage.into();
+        let weights =
+            Self::build(spec, |slot| read(&files, dir, spec, slot, &in_file(&slot), storage, device))?;
         Ok((weights, unused))
     }
 
@@ -150,73 +162,73 @@ impl Weights {
             let shape = slot.shape(spec);
             let stream = Stream::new(seed, Purpose::Init, index);
             index += 1;
-            Ok(match slot {
-                _ if slot.is_matrix() => {
-                    let n: usize = shape.iter().product();
-                    let values: Vec<f32> = (0..n as u64)
-                        .map(|i| (stream.normal(i) * spec.initializer_range) as f32)
-                        .collect();
-                    Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?
-                }
-                _ if slot.is_bias() || spec.norm == NormKind::RmsOffset => {
-                    Tensor::zeros(shape, DType::F32, device)?
-                }
-                _ => Tensor::ones(shape, DType::F32, device)?,
-            })
+            Ok(Matrix::Dense(if slot.is_matrix() {
+                let n: usize = shape.iter().product();
+                let values: Vec<f32> = (0..n as u64)
+                    .map(|i| (stream.normal(i) * spec.initializer_range) as f32)
+                    .collect();
+                Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?
+            } else if slot.is_bias() || spec.norm == NormKind::RmsOffset {
+                Tensor::zeros(shape, DType::F32, device)?
+            } else {
+                Tensor::ones(shape, DType::F32, device)?
+            }))
         })
     }
 
-    fn build(
+    /// From what `get` has for every slot.
+    ///
+    /// # Errors
+    /// Those of `get`; a narrow matrix in another place than a linear layer.
+    pub(super) fn build(
         spec: &DecoderSpec,
-        mut get: impl FnMut(Slot) -> Result<Tensor, ModelError>,
+        mut get: impl FnMut(Slot) -> Result<Matrix, ModelError>,
     ) -> Result<Self, ModelError> {
-        let mut embed = None;
-        let mut out =
-            Parts { layers: vec![LayerWeights::default(); spec.num_layers], ..Parts::default() };
+        let mut parts = Parts::default();
+        parts.layers.resize(spec.num_layers, LayerWeights::default());
+        let wrong = |what: &str| candle_core::Error::Msg(format!("a decoder {what}"));
         for slot in Slot::all(spec) {
-            let tensor = get(slot)?;
-            match slot {
-                Slot::Embed => embed = Some(tensor),
-                Slot::Positions => out.positions = Some(tensor),
-                Slot::LmHead => out.lm_head = Some(tensor),
-                Slot::EmbedNorm => out.embed_norm = Some(Norm { weight: tensor, bias: None }),
-                Slot::FinalNorm => out.final_norm = Some(Norm { weight: tensor, bias: None }),
-                Slot::Norm(l, place) => {
-                    out.layers[l].norms[place as usize] = Some(Norm { weight: tensor, bias: None });
+            let tensor = match (slot, get(slot)?) {
+                (Slot::Weight(l, p), weight) => {
+                    let linear = Linear { weight, bias: None };
+                    parts.layers[l].linears[p as usize] = Some(linear);
+                    continue;
                 }
-                Slot::Weight(l, p) => {
-                    out.layers[l].linears[p as usize] = Some(Linear { weight: tensor, bias: None });
+                (_, Matrix::Dense(tensor)) => tensor,
+                (_, Matrix::Quantized(_)) => {
+                    return Err(wrong("has a narrow matrix where none is read").into());
+                }
+            };
+            match slot {
+                Slot::Weight(..) => {}
+                Slot::Embed => parts.embed = Some(tensor),
+                Slot::Positions => parts.positions = Some(tensor),
+                Slot::LmHead => parts.lm_head = Some(tensor),
+                Slot::EmbedNorm => parts.embed_norm = Some(Norm::new(tensor)),
+                Slot::FinalNorm => parts.final_norm = Some(Norm::new(tensor)),
+                Slot::Norm(l, place) => {
+                    parts.layers[l].norms[place as usize] = Some(Norm::new(tensor));
                 }
                 // A bias follows its matrix or norm in the list of slots.
-                Slot::EmbedNormBias => {
-                    set_bias(out.embed_norm.as_mut().map(|n| &mut n.bias), tensor)
-                }
-                Slot::FinalNormBias => {
-                    set_bias(out.final_norm.as_mut().map(|n| &mut n.bias), tensor)
-                }
+                Slot::EmbedNormBias => set_bias(&mut parts.embed_norm, tensor),
+                Slot::FinalNormBias => set_bias(&mut parts.final_norm, tensor),
                 Slot::NormBias(l, place) => {
-                    let norm = out.layers[l].norms[place as usize].as_mut();
-                    set_bias(norm.map(|n| &mut n.bias), tensor);
+                    set_bias(&mut parts.layers[l].norms[place as usize], tensor);
                 }
                 Slot::Bias(l, p) => {
-                    let linear = out.layers[l].linears[p as usize].as_mut();
-                    set_bias(linear.map(|l| &mut l.bias), tensor);
+                    if let Some(linear) = &mut parts.layers[l].linears[p as usize] {
+                        linear.bias = Some(tensor);
+                    }
                 }
             }
         }
-        let absent =
-            || candle_core::Error::Msg("the list of slots lacks a part of every decoder".into());
-        Ok(Self {
-            embed: embed.ok_or_else(absent)?,
-            positions: out.positions,
-            embed_norm: out.embed_norm,
-            layers: out.layers,
-            final_norm: out.final_norm.ok_or_else(absent)?,
-            lm_head: out.lm_head,
-        })
+        let Parts { embed, positions, embed_norm, layers, final_norm, lm_head } = parts;
+        let embed = embed.ok_or_else(|| wrong("has no embedding"))?;
+        let final_norm = final_norm.ok_or_else(|| wrong("has no norm before its head"))?;
+        Ok(Self { embed, positions, embed_norm, layers, final_norm, lm_head })
     }
 
-    /// The tensor in a slot, if the decoder has it.
+    /// The tensor in a slot, if the decoder has it; none for a matrix that is kept narrower.
     pub fn get(&self, slot: Slot) -> Option<&Tensor> {
         let norm = |l: usize, place: NormPlace| self.layers.get(l)?.norm(place);
         let linear = |l: usize, p: Projection| self.layers.get(l)?.linears[p as usize].as_ref();
@@ -230,7 +242,10 @@ impl Weights {
             Slot::LmHead => self.lm_head.as_ref(),
             Slot::Norm(l, place) => norm(l, place).map(|n| &n.weight),
             Slot::NormBias(l, place) => norm(l, place)?.bias.as_ref(),
-            Slot::Weight(l, p) => linear(l, p).map(|linear| &linear.weight),
+            Slot::Weight(l, p) => match &linear(l, p)?.weight {
+                Matrix::Dense(tensor) => Some(tensor),
+                Matrix::Quantized(_) => None,
+            },
             Slot::Bias(l, p) => linear(l, p)?.bias.as_ref(),
         }
     }
@@ -251,9 +266,12 @@ impl Weights {
             Slot::NormBias(l, place) => {
                 self.layers.get_mut(l)?.norms[place as usize].as_mut()?.bias.as_mut()
             }
-            Slot::Weight(l, p) => self.layers.get_mut(l)?.linears[p as usize]
-                .as_mut()
-                .map(|linear| &mut linear.weight),
+            Slot::Weight(l, p) => {
+                match &mut self.layers.get_mut(l)?.linears[p as usize].as_mut()?.weight {
+                    Matrix::Dense(tensor) => Some(tensor),
+                    Matrix::Quantized(_) => None,
+                }
+            }
             Slot::Bias(l, p) => self.layers.get_mut(l)?.linears[p as usize].as_mut()?.bias.as_mut(),
         }
     }
@@ -262,6 +280,7 @@ impl Weights {
 /// What [`Weights`] is put together from.
 #[derive(Default)]
 struct Parts {
+    embed: Option<Tensor>,
     positions: Option<Tensor>,
     embed_norm: Option<Norm>,
     layers: Vec<LayerWeights>,
@@ -269,8 +288,44 @@ struct Parts {
     lm_head: Option<Tensor>,
 }
 
-fn set_bias(place: Option<&mut Option<Tensor>>, tensor: Tensor) {
-    if let Some(place) = place {
-        *place = Some(tensor);
+fn set_bias(norm: &mut Option<Norm>, bias: Tensor) {
+    if let Some(norm) = norm {
+        norm.bias = Some(bias);
     }
+}
+
+/// The tensor `name` for `slot`, as `storage` says.
+fn read(
+    files: &WeightFiles,
+    dir: &Path,
+    spec: &DecoderSpec,
+    slot: Slot,
+    name: &str,
+    storage: Storage,
+    device: &Device,
+) -> Result<Matrix, ModelError> {
+    let expected = slot.file_shape(spec);
+    let fits = |got: &[usize]| match got == expected {
+        true => Ok(()),
+        false => Err(ModelError::Shape {
+            path: dir.into(),
+            name: name.into(),
+            got: got.to_vec(),
+            expected: expected.clone(),
+        }),
+    };
+    let linear = matches!(slot, Slot::Weight(..));
+    if linear && let Some(quantized) = bitsandbytes::read(files, dir, name)? {
+        let (rows, width) = quantized.dims();
+        fits(&[rows, width])?;
+        return Ok(Matrix::Quantized(Arc::new(quantized)));
+    }
+    let tensor = files.read(name)?;
+    fits(tensor.dims())?;
+    if let Some(scheme) = storage.scheme.filter(|_| linear) {
+        let tensor = slot.turned(spec, tensor.to_dtype(DType::F32)?)?;
+        return Ok(Matrix::Quantized(Arc::new(Quantized::from_tensor(scheme, &tensor)?)));
+    }
+    let dtype = if slot.is_matrix() { storage.dtype } else { DType::F32 };
+    Ok(Matrix::Dense(slot.turned(spec, tensor.to_dtype(dtype)?)?.to_device(device)?))
 }

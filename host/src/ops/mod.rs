@@ -17,6 +17,7 @@ pub mod head;
 pub mod layer_norm;
 pub mod linear;
 pub mod lora;
+pub mod quant;
 pub mod rms_norm;
 pub mod rope;
 

@@ -1,13 +1,13 @@
 //! What the fused CPU kernels are made of: slices of tensors, products, vectorised mathematics.
 
 pub mod attention;
-pub mod bf16;
 pub mod divergence;
 pub mod gemm;
 pub mod head;
 pub mod math;
 pub mod slices;
 pub mod softcap;
+pub mod widened;
 
 /// Elements of work below which a kernel stays on its thread: starting others costs more.
 pub const PARALLEL_MIN: usize = 16 * 1024;

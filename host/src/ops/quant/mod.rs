@@ -1,0 +1,138 @@
+//! Frozen matrices in 8 and 4 bits, and in GGUF's blocks. They are widened block by block where they
+//! are multiplied; no whole matrix in f32 ever exists on the CPU.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::cpu::slices::with_f32;
+use super::cpu::widened::{Narrow, widen};
+
+pub mod blocks;
+pub mod int8;
+pub mod nf4;
+
+pub use blocks::Blocks;
+pub use int8::Int8;
+pub use nf4::Nf4;
+
+/// How a matrix is made narrower at loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// One byte a value, one scale a row.
+    Int8,
+    /// Four bits a value, one scale for 64 of them, the scales in 8 bits.
+    Nf4,
+}
+
+/// A narrow matrix, `[out, in]`.
+#[derive(Debug)]
+pub enum Quantized {
+    /// Vector-wise 8 bits.
+    Int8(Int8),
+    /// 4-bit NormalFloat.
+    Nf4(Nf4),
+    /// GGUF's blocks.
+    Blocks(Blocks),
+}
+
+impl Quantized {
+    /// From f32 values `[out, in]`.
+    ///
+    /// # Errors
+    /// When the tensor is no f32 matrix on the CPU.
+    pub fn from_tensor(scheme: Scheme, tensor: &Tensor) -> Result<Self> {
+        let (rows, width) = tensor.dims2()?;
+        with_f32(tensor, |values| {
+            Ok(match scheme {
+                Scheme::Int8 => Quantized::Int8(Int8::quantize(values, rows, width)),
+                Scheme::Nf4 => Quantized::Nf4(Nf4::quantize(values, rows, width)),
+            })
+        })
+    }
+
+    /// `(out, in)`.
+    pub fn dims(&self) -> (usize, usize) {
+        match self {
+            Quantized::Int8(m) => m.dims(),
+            Quantized::Nf4(m) => m.dims(),
+            Quantized::Blocks(m) => m.dims(),
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Quantized::Int8(m) => m.bytes(),
+            Quantized::Nf4(m) => m.bytes(),
+            Quantized::Blocks(m) => m.bytes(),
+        }
+    }
+
+    /// All values as f32, `[out, in]`.
+    ///
+    /// # Errors
+    /// When the device has no memory for them.
+    pub fn dequantize(&self, device: &Device) -> Result<Tensor> {
+        let (rows, width) = self.dims();
+        let mut values = vec![0f32; rows * width];
+        widen(self, 0, width, &mut values);
+        Tensor::from_vec(values, (rows, width), device)
+    }
+}
+
+impl Narrow for Quantized {
+    fn widen_row(&self, row: usize, to: &mut [f32]) {
+        match self {
+            Quantized::Int8(m) => m.widen_row(row, to),
+            Quantized::Nf4(m) => m.widen_row(row, to),
+            Quantized::Blocks(m) => m.widen_row(row, to),
+        }
+    }
+}
+
+/// The matrix of a linear layer, `[out, in]`.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// f32 or bf16.
+    Dense(Tensor),
+    /// Narrower, and never trained.
+    Quantized(Arc<Quantized>),
+}
+
+/// A matrix that a product reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Frozen<'a> {
+    /// f32 or bf16.
+    Dense(&'a Tensor),
+    /// Narrower.
+    Quantized(&'a Quantized),
+}
+
+impl<'a> From<&'a Tensor> for Frozen<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Frozen::Dense(tensor)
+    }
+}
+
+impl<'a> From<&'a Matrix> for Frozen<'a> {
+    fn from(matrix: &'a Matrix) -> Self {
+        match matrix {
+            Matrix::Dense(tensor) => Frozen::Dense(tensor),
+            Matrix::Quantized(quantized) => Frozen::Quantized(quantized),
+        }
+    }
+}
+
+impl Frozen<'_> {
+    /// `(out, in)`.
+    ///
+    /// # Errors
+    /// When a dense tensor is no matrix.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Frozen::Dense(tensor) => tensor.dims2(),
+            Frozen::Quantized(quantized) => Ok(quantized.dims()),
+        }
+    }
+}
