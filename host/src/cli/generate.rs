@@ -7,9 +7,9 @@ use serde_json::json;
 use super::flags::{self, Parsed};
 use super::screen;
 use super::settings::{self, MODEL, SAMPLING};
-use crate::config::ConfigError;
 use crate::config::table::{Kind, Setting, row};
 use crate::config::values::Values;
+use crate::config::{ConfigError, Precision};
 use crate::data::{Conversation, Message};
 use crate::error::Result;
 use crate::model::generate::SamplingOptions;
@@ -38,6 +38,8 @@ const TABLE: &[Setting] = &[
         "template plugin; without it the model's own chat template",
     ),
     settings::torch_dtype(MODEL),
+    settings::load_in_8bit(MODEL),
+    settings::load_in_4bit(MODEL),
     settings::num_threads(MODEL),
     row(SAMPLING, "max_new_tokens", Kind::Int(1), "256", &[], "most tokens of an answer"),
     settings::TEMPERATURE,
@@ -99,7 +101,7 @@ pub fn open(mut values: Values) -> Result<Session> {
         String::new()
     });
     let options = settings::sampling(&mut values, "max_new_tokens");
-    let bfloat16 = values.choice("torch_dtype") == "bfloat16";
+    let precision = Precision::resolve(&mut values);
     let threads = values.size("num_threads");
     if !values.faults.is_empty() {
         return Err(ConfigError::Faults(values.faults).into());
@@ -113,7 +115,7 @@ pub fn open(mut values: Values) -> Result<Session> {
         template.expect(crate::plugin::World::Template)?;
     }
     let adapter = values.text("adapter").map(PathBuf::from);
-    let speaker = Speaker::load(Path::new(&model), adapter.as_deref(), template, bfloat16)?;
+    let speaker = Speaker::load(Path::new(&model), adapter.as_deref(), template, precision)?;
     let mut stop = values.list("stop");
     stop.retain(|s| !s.is_empty());
     stop.extend(speaker.stop_strings()?);

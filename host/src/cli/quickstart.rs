@@ -9,7 +9,7 @@ use super::{screen, signals};
 use crate::adapter::merge;
 use crate::config::table::{Kind, SFT, Setting};
 use crate::config::values::{Given, Values};
-use crate::config::{ConfigError, RunConfig, Stage};
+use crate::config::{ConfigError, Precision, RunConfig, Stage};
 use crate::data::{Conversation, Message};
 use crate::error::{Error, Result};
 use crate::model::generate::SamplingOptions;
@@ -111,8 +111,8 @@ pub fn run(args: &[String]) -> Result<()> {
     screen::line(&format!("    {} matrices merged", report.merged_modules));
 
     screen::line("4/4 the same questions before and after");
-    let before = Speaker::load(&folders.base, None, None, false)?;
-    let after = Speaker::load(&folders.merged, None, None, false)?;
+    let before = Speaker::load(&folders.base, None, None, Precision::default())?;
+    let after = Speaker::load(&folders.merged, None, None, Precision::default())?;
     let options = SamplingOptions { max_new_tokens: 48, ..SamplingOptions::default() };
     for (row, question) in QUESTIONS.iter().enumerate() {
         screen::line(&format!("  {question}"));

@@ -7,9 +7,9 @@ use serde_json::json;
 use super::flags::{self, Parsed};
 use super::settings::{self, DATA, MODEL, SAMPLING};
 use super::{screen, signals};
-use crate::config::ConfigError;
 use crate::config::run::plugin_options;
 use crate::config::table::{Kind, Setting, row};
+use crate::config::{ConfigError, Precision};
 use crate::error::Result;
 use crate::model::generate::StopReason;
 use crate::stage::answers::{self, Plugins};
@@ -26,6 +26,8 @@ const TABLE: &[Setting] = &[
         "LoRA adapter to put on it",
     ),
     settings::torch_dtype(MODEL),
+    settings::load_in_8bit(MODEL),
+    settings::load_in_4bit(MODEL),
     settings::num_threads(MODEL),
     row(
         DATA,
@@ -80,7 +82,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let copies = v.size("num_generations");
     let options = settings::sampling(&mut v, "max_completion_length");
     let slots = v.size("generation_batch_size");
-    let bfloat16 = v.choice("torch_dtype") == "bfloat16";
+    let precision = Precision::resolve(&mut v);
     let threads = v.size("num_threads");
     let own = plugin_options(&mut v);
     let names = v.list("plugin");
@@ -107,7 +109,7 @@ pub fn run(args: &[String]) -> Result<()> {
     };
     let (prompts, ledger) = answers::read(&inputs, &formatter)?;
     let speaker =
-        Speaker::load(Path::new(&model), adapter.as_deref(), plugins.template.take(), bfloat16)?;
+        Speaker::load(Path::new(&model), adapter.as_deref(), plugins.template.take(), precision)?;
     let stop = speaker.stop_strings()?;
     let mut texts = Vec::with_capacity(prompts.len() * copies);
     for prompt in &prompts {

@@ -9,7 +9,7 @@ use super::screen;
 use super::settings::{self, DATA};
 use crate::config::run::plugin_options;
 use crate::config::table::{Kind, Setting, row};
-use crate::config::{ConfigError, RewardFailure};
+use crate::config::{ConfigError, Precision, RewardFailure};
 use crate::error::Result;
 use crate::objective::policy::mean_std;
 use crate::stage::answers::{self, Plugins};
@@ -48,6 +48,8 @@ const TABLE: &[Setting] = &[
         "what a reward that fails on an answer does",
     ),
     settings::torch_dtype(REWARDS),
+    settings::load_in_8bit(REWARDS),
+    settings::load_in_4bit(REWARDS),
     settings::num_threads(REWARDS),
     row(REWARDS, "seed", Kind::Int(0), "42", &[], "seed handed to plugins"),
 ];
@@ -72,7 +74,7 @@ pub fn run(args: &[String]) -> Result<()> {
         "zero" => RewardFailure::Zero,
         _ => RewardFailure::Fail,
     };
-    let bfloat16 = v.choice("torch_dtype") == "bfloat16";
+    let precision = Precision::resolve(&mut v);
     let (threads, seed) = (v.size("num_threads"), v.int("seed").unsigned_abs());
     let own = plugin_options(&mut v);
     let (names, folders) = (v.list("plugin"), v.list("reward_model_name_or_path"));
@@ -89,7 +91,7 @@ pub fn run(args: &[String]) -> Result<()> {
     for folder in folders {
         let dir = PathBuf::from(&folder);
         let name = dir.file_name().map_or(folder.clone(), |n| n.to_string_lossy().into_owned());
-        models.push((name, RewardModel::load(&dir, bfloat16)?));
+        models.push((name, RewardModel::load(&dir, precision)?));
     }
     let rewards = Rewards::new(plugins.rewards, models, &[], plugins.template, failure, None)?;
     let (mut prompts, ledger) = answers::read(&inputs, &formatter)?;

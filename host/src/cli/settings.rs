@@ -14,6 +14,17 @@ pub const fn torch_dtype(group: &'static str) -> Setting {
     row(group, "torch_dtype", choices, "float32", &["dtype"], "type of the weights in memory")
 }
 
+/// Linear layers in 8 bits.
+pub const fn load_in_8bit(group: &'static str) -> Setting {
+    row(group, "load_in_8bit", Kind::Bool, "false", &[], "keep linear layers in 8 bits")
+}
+
+/// Linear layers in 4 bits.
+pub const fn load_in_4bit(group: &'static str) -> Setting {
+    let help = "keep linear layers in 4-bit NormalFloat";
+    row(group, "load_in_4bit", Kind::Bool, "false", &["qlora"], help)
+}
+
 /// Threads of the process.
 pub const fn num_threads(group: &'static str) -> Setting {
     row(group, "num_threads", Kind::Int(0), "0", &[], "CPU threads; 0: all")

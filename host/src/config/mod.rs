@@ -6,6 +6,7 @@
 
 pub mod distillation;
 pub mod file;
+pub mod precision;
 pub mod reinforcement;
 pub mod run;
 pub mod sampling;
@@ -15,6 +16,7 @@ pub mod training;
 pub mod values;
 
 pub use distillation::Distillation;
+pub use precision::Precision;
 pub use reinforcement::{
     AdvantageScale, KlControl, PolicyLoss, Ppo, RatioLevel, Reinforcement, RewardFailure,
 };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::distillation::Distillation;
+use super::precision::Precision;
 use super::reinforcement::Reinforcement;
 use super::sampling::Sampling;
 use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
@@ -41,8 +42,8 @@ pub struct RunConfig {
     pub model_name_or_path: PathBuf,
     /// Folder of another tokenizer.
     pub tokenizer_name_or_path: Option<PathBuf>,
-    /// Whether frozen matrices are kept in bfloat16.
-    pub bfloat16: bool,
+    /// How frozen weights are kept.
+    pub precision: Precision,
     /// CPU threads; 0: all.
     pub num_threads: usize,
     /// Training data.
@@ -168,7 +169,7 @@ impl RunConfig {
             distillation: Distillation::resolve(stage, v),
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
-            bfloat16: v.choice("torch_dtype") == "bfloat16",
+            precision: Precision::resolve(v),
             num_threads: v.size("num_threads"),
             train_file_dir,
             validation_file_dir: v.list("validation_file_dir"),
@@ -217,6 +218,11 @@ impl RunConfig {
         }
         if self.peft_path.is_some() && !self.use_peft {
             faults.push("`--peft_path` trains an adapter further; leave `--use_peft False` out");
+        }
+        if self.precision.is_narrow() && !self.use_peft {
+            faults.push(
+                "`--load_in_8bit` and `--load_in_4bit` keep the base frozen; leave `--use_peft False` out",
+            );
         }
         let base = &self.model_name_or_path;
         if !base.as_os_str().is_empty() && args.output_dir == *base {

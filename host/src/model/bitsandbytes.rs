@@ -35,11 +35,7 @@ pub fn is_part(name: &str) -> bool {
 ///
 /// # Errors
 /// [`ModelError::Weights`] for parts that are absent or don't fit.
-pub fn read(
-    files: &WeightFiles,
-    dir: &Path,
-    name: &str,
-) -> Result<Option<Quantized>, ModelError> {
+pub fn read(files: &WeightFiles, dir: &Path, name: &str) -> Result<Option<Quantized>, ModelError> {
     let damaged = |what: &str| ModelError::Weights {
         path: dir.into(),
         reason: format!("the 8-bit or 4-bit parts of `{name}` {what}"),

@@ -1,15 +1,16 @@
 //! Memory that a training run will need, from shapes alone.
 
-use super::slots::Slot;
+use super::slots::{Slot, projection_shape, projections};
 use super::spec::{DecoderSpec, GateLayout, Residual};
+use crate::config::Precision;
 
 /// What is known before anything is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Workload {
     /// Most tokens that go through the model at once.
     pub tokens: usize,
-    /// Bytes of one stored weight: 4 (float32) or 2 (bfloat16).
-    pub weight_bytes: usize,
+    /// How frozen weights are kept.
+    pub precision: Precision,
     /// Trained values.
     pub trained_values: usize,
     /// Whether every weight is trained (then gradients are as large as the weights).
@@ -53,6 +54,25 @@ pub fn num_parameters(spec: &DecoderSpec) -> usize {
     sum(&once).saturating_add(block.saturating_mul(spec.num_layers))
 }
 
+/// Bytes of the decoder's weights.
+pub fn weight_bytes(spec: &DecoderSpec, precision: Precision) -> usize {
+    let bytes = if precision.bfloat16 { 2 } else { 4 };
+    if !precision.is_narrow() {
+        return num_parameters(spec) * bytes;
+    }
+    let mut narrow = 0;
+    let mut linear = 0;
+    for (out, width) in projections(spec).into_iter().map(|p| projection_shape(spec, p)) {
+        linear += out * width;
+        narrow += match precision.load_in_8bit {
+            true => out * width + 4 * out,
+            // Half a byte a value, a byte for 64 of them, and four for 64 · 256.
+            false => out * width / 2 + (out * width).div_ceil(64) + out * width / 4096,
+        };
+    }
+    (num_parameters(spec) - spec.num_layers * linear) * bytes + spec.num_layers * narrow
+}
+
 /// The estimate. Activations follow what `block.rs` keeps: for each token and layer the input,
 /// queries, keys, values, the attention's output, the sum after it, what the MLP's non-linearity
 /// reads, and what stands before norms over heads and outputs, f32.
@@ -75,7 +95,7 @@ pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
     let activations = 4 * work.tokens * (spec.num_layers * per_layer + once);
     let own = if work.full { 0 } else { 4 * work.trained_values };
     Estimate {
-        weights: num_parameters(spec) * work.weight_bytes,
+        weights: weight_bytes(spec, work.precision),
         training: own + 3 * 4 * work.trained_values,
         activations,
         head: work.head_chunk_bytes,
@@ -108,7 +128,7 @@ mod tests {
     fn checkpointing_and_bfloat16_need_less() {
         let work = Workload {
             tokens: 1024,
-            weight_bytes: 4,
+            precision: Precision::default(),
             trained_values: 2_442_240,
             full: false,
             lora_rank: 8,
@@ -117,7 +137,12 @@ mod tests {
         };
         let plain = estimate(&smollm2(), &work);
         let checkpointed = estimate(&smollm2(), &Workload { gradient_checkpointing: true, ..work });
-        let half = estimate(&smollm2(), &Workload { weight_bytes: 2, ..work });
+        let precision = Precision { bfloat16: true, ..Precision::default() };
+        let half = estimate(&smollm2(), &Workload { precision, ..work });
+        let precision = Precision { load_in_8bit: true, ..Precision::default() };
+        let int8 = estimate(&smollm2(), &Workload { precision, ..work });
+        // The embedding of 28 million values stays as it is.
+        assert!(int8.weights < 4 * 28_400_000 + 107_000_000);
         assert!(checkpointed.activations * 5 < plain.activations);
         assert_eq!(half.weights * 2, plain.weights);
         assert!(plain.total() > plain.weights + plain.activations);

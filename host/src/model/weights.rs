@@ -11,6 +11,7 @@ use super::reader::WeightFiles;
 use super::slots::{NormPlace, Slot};
 use super::spec::{DecoderSpec, NormKind};
 use super::{ModelError, bitsandbytes, families};
+use crate::config::Precision;
 use crate::ops::quant::{Matrix, Quantized, Scheme};
 use crate::rng::{Purpose, Stream};
 
@@ -35,6 +36,17 @@ pub struct Storage {
 impl From<DType> for Storage {
     fn from(dtype: DType) -> Self {
         Self { dtype, scheme: None }
+    }
+}
+
+impl From<Precision> for Storage {
+    fn from(precision: Precision) -> Self {
+        let scheme = match precision {
+            Precision { load_in_4bit: true, .. } => Some(Scheme::Nf4),
+            Precision { load_in_8bit: true, .. } => Some(Scheme::Int8),
+            _ => None,
+        };
+        Self { dtype: if precision.bfloat16 { DType::BF16 } else { DType::F32 }, scheme }
     }
 }
 
@@ -142,8 +154,9 @@ impl Weights {
             .map(str::to_string)
             .collect();
         let storage = storage.into();
-        let weights =
-            Self::build(spec, |slot| read(&files, dir, spec, slot, &in_file(&slot), storage, device))?;
+        let weights = Self::build(spec, |slot| {
+            read(&files, dir, spec, slot, &in_file(&slot), storage, device)
+        })?;
         Ok((weights, unused))
     }
 
@@ -226,6 +239,20 @@ impl Weights {
         let embed = embed.ok_or_else(|| wrong("has no embedding"))?;
         let final_norm = final_norm.ok_or_else(|| wrong("has no norm before its head"))?;
         Ok(Self { embed, positions, embed_norm, layers, final_norm, lm_head })
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self, spec: &DecoderSpec) -> usize {
+        let dense =
+            |slot: Slot| self.get(slot).map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes());
+        let narrow =
+            self.layers.iter().flat_map(|l| l.linears.iter().flatten()).map(|linear| match &linear
+                .weight
+            {
+                Matrix::Dense(_) => 0,
+                Matrix::Quantized(matrix) => matrix.bytes(),
+            });
+        Slot::all(spec).into_iter().map(dense).sum::<usize>() + narrow.sum::<usize>()
     }
 
     /// The tensor in a slot, if the decoder has it; none for a matrix that is kept narrower.

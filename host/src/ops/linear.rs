@@ -4,8 +4,8 @@ use candle_core::{DType, Result, Tensor};
 
 use super::Exec;
 use super::cpu::gemm::{Matrix, Output, matmul};
-use super::cpu::slices::{modify, tensor, with, with_f32};
 use super::cpu::multiversion;
+use super::cpu::slices::{modify, tensor, with, with_f32};
 use super::cpu::widened::{self, Bf16Rows};
 use super::quant::Frozen;
 

@@ -73,12 +73,13 @@ pub fn prepare<'a>(
     }
     let manifest = setup::manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
 
-    let dtype = setup::base_dtype(config);
+    let precision = setup::base_precision(config);
     let (weights, unused) = match scratch {
-        Some(_) => {
-            (Weights::random(&model_config.spec, args.seed, dtype, &device)?, Default::default())
-        }
-        None => Weights::load(&config.model_name_or_path, &model_config.spec, dtype, &device)?,
+        Some(_) => (
+            Weights::random(&model_config.spec, args.seed, candle_core::DType::F32, &device)?,
+            Vec::new(),
+        ),
+        None => Weights::load(&config.model_name_or_path, &model_config.spec, precision, &device)?,
     };
     if !unused.is_empty() {
         notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
@@ -99,7 +100,7 @@ pub fn prepare<'a>(
     let most_tokens = most_tokens(&plan, &lengths);
     let work = Workload {
         tokens: most_tokens,
-        weight_bytes: dtype.size_in_bytes(),
+        precision,
         trained_values: params.num_values(),
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
@@ -114,7 +115,7 @@ pub fn prepare<'a>(
         stage: config.stage.name(),
         model,
         parameters: num_parameters(&spec),
-        dtype: setup::base_dtype_name(config),
+        dtype: precision.name(),
         trained: params.num_values(),
         train_rows: train.ledger.lines(),
         sequences: train.examples.len(),

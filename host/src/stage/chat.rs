@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::adapter::{self, peft};
+use crate::config::Precision;
 use crate::data::Conversation;
 use crate::error::Result;
 use crate::model::generate::{Generation, Request, SamplingOptions, StopReason};
@@ -55,14 +56,13 @@ impl Speaker {
         model: &Path,
         adapter_dir: Option<&Path>,
         template: Option<Plugin>,
-        bfloat16: bool,
+        precision: Precision,
     ) -> Result<Self> {
         let config = HfConfig::read(model)?;
         let ids = [config.bos_token_id, config.eos_token_ids.first().copied(), config.pad_token_id];
         let tokenizer = TextTokenizer::load(model, ids)?;
         tokenizer.check_fits(config.spec.vocab_size)?;
-        let dtype = if bfloat16 { DType::BF16 } else { DType::F32 };
-        let (weights, _) = Weights::load(model, &config.spec, dtype, &Device::Cpu)?;
+        let (weights, _) = Weights::load(model, &config.spec, precision, &Device::Cpu)?;
         let positions = config.spec.max_position_embeddings;
         let mut decoder = Decoder::new(config.spec.clone(), weights, &Device::Cpu, positions)?;
         let params = match adapter_dir {

@@ -229,7 +229,7 @@ fn load_teacher(
         ))
         .into());
     }
-    let (weights, _) = Weights::load(dir, &own.spec, setup::dtype(config), &Device::Cpu)?;
+    let (weights, _) = Weights::load(dir, &own.spec, config.precision, &Device::Cpu)?;
     Ok(Decoder::new(own.spec, weights, &Device::Cpu, config.model_max_length)?)
 }
 
@@ -269,8 +269,7 @@ pub fn prepare<'a>(
     };
     let longest = lessons.iter().map(most).max().unwrap_or(0);
     let speaker = if settings.on_policy > 0.0 { &decoder } else { &teacher };
-    let dtype = setup::dtype(config);
-    let teacher_bytes = num_parameters(&teacher.spec) * dtype.size_in_bytes();
+    let teacher_bytes = teacher.weights.bytes(&teacher.spec);
     let args = &config.training;
     let sizes = Sizes {
         sequences: lessons.len(),

@@ -185,7 +185,7 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         tokens,
         trained_tokens: answers.iter().map(|a| a.example.num_trained()).sum(),
         most_tokens,
-        other_bytes: reference.bytes(setup::dtype(config)),
+        other_bytes: reference.bytes(),
     };
     let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
     let good = answers.iter().filter(|a| a.good).count();

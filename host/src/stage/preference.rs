@@ -219,7 +219,7 @@ pub fn prepare<'a>(
         tokens,
         trained_tokens: pairs.iter().map(PreferencePair::num_trained).sum(),
         most_tokens,
-        other_bytes: reference.as_ref().map_or(0, |r| r.bytes(setup::dtype(config))),
+        other_bytes: reference.as_ref().map_or(0, |r| r.bytes()),
     };
     let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
     let mut identity = setup::identity(config, &inputs.manifest);

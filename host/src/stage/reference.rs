@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::config::{ConfigError, RunConfig};
 use crate::error::Result;
-use crate::model::memory::num_parameters;
 use crate::model::{CausalScores, Decoder, HfConfig, ParamSet, TokenBatch, Weights};
 use crate::run::manifest::hash_files;
 
@@ -54,8 +53,7 @@ impl Reference {
             ))
             .into());
         }
-        let dtype = if config.bfloat16 { DType::BF16 } else { DType::F32 };
-        let (weights, _) = Weights::load(dir, &own.spec, dtype, &Device::Cpu)?;
+        let (weights, _) = Weights::load(dir, &own.spec, config.precision, &Device::Cpu)?;
         let decoder = Decoder::new(own.spec, weights, &Device::Cpu, config.model_max_length)?;
         Ok(Reference::Model(Box::new(decoder)))
     }
@@ -81,9 +79,9 @@ impl Reference {
     }
 
     /// Bytes of weights beside the policy's.
-    pub fn bytes(&self, dtype: DType) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
-            Reference::Model(model) => num_parameters(&model.spec) * dtype.size_in_bytes(),
+            Reference::Model(model) => model.weights.bytes(&model.spec),
             Reference::AdapterOff => 0,
             Reference::Adapter(initial) => 4 * initial.num_values(),
         }

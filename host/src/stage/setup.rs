@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde_json::{Value, json};
 
 use super::dataset::{self, Dataset, Item, Part, Pipeline};
 use super::persist::{AdapterFiles, ModelFiles};
 use crate::adapter::peft::{LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
-use crate::config::{ConfigError, RunConfig};
+use crate::config::{ConfigError, Precision, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::memory::{Workload, estimate, num_parameters};
@@ -227,25 +227,15 @@ pub(super) fn inputs<T: Item>(
     })
 }
 
-/// Type of frozen models.
-pub(super) fn dtype(config: &RunConfig) -> DType {
-    if config.bfloat16 { DType::BF16 } else { DType::F32 }
-}
-
-/// Type of the base's weights. Trained ones are float32: an update is often less than the last
+/// How the base's weights are kept. Trained ones are float32: an update is often less than the last
 /// bit of a bfloat16, and would be lost.
-pub(super) fn base_dtype(config: &RunConfig) -> DType {
-    if config.use_peft { dtype(config) } else { DType::F32 }
-}
-
-/// How the type of the base's weights is named.
-pub(super) fn base_dtype_name(config: &RunConfig) -> &'static str {
-    if base_dtype(config) == DType::BF16 { "bfloat16" } else { "float32" }
+pub(super) fn base_precision(config: &RunConfig) -> Precision {
+    if config.use_peft { config.precision } else { Precision::default() }
 }
 
 /// What the user should know of the types.
 pub(super) fn dtype_notice(config: &RunConfig) -> Option<String> {
-    (config.bfloat16 && !config.use_peft).then(|| {
+    (config.precision.bfloat16 && !config.use_peft).then(|| {
         "all weights are trained, so they stay in float32 although --torch_dtype is bfloat16: \
          smaller updates than a bfloat16 can hold would be lost"
             .into()
@@ -255,7 +245,7 @@ pub(super) fn dtype_notice(config: &RunConfig) -> Option<String> {
 /// The base's decoder; `spec` may leave out its head.
 pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Decoder> {
     let base = &config.model_name_or_path;
-    let (weights, _) = Weights::load(base, spec, base_dtype(config), &Device::Cpu)?;
+    let (weights, _) = Weights::load(base, spec, base_precision(config), &Device::Cpu)?;
     let positions = config.model_max_length;
     let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
     decoder.gradient_checkpointing = config.gradient_checkpointing;
@@ -295,7 +285,7 @@ pub(super) fn summary<T>(
 ) -> Summary {
     let work = Workload {
         tokens: sizes.most_tokens,
-        weight_bytes: base_dtype(config).size_in_bytes(),
+        precision: base_precision(config),
         trained_values: params.num_values(),
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
@@ -306,7 +296,7 @@ pub(super) fn summary<T>(
         stage: config.stage.name(),
         model: format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
         parameters: num_parameters(spec),
-        dtype: base_dtype_name(config),
+        dtype: base_precision(config).name(),
         trained: params.num_values(),
         train_rows: inputs.train.ledger.lines(),
         sequences: sizes.sequences,
@@ -411,7 +401,9 @@ pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<Stri
         ("lora_alpha", json!(config.lora_alpha)),
         ("lora_dropout", json!(config.lora_dropout)),
         ("target_modules", json!(config.target_modules)),
-        ("torch_dtype", json!(config.bfloat16)),
+        ("torch_dtype", json!(config.precision.bfloat16)),
+        ("load_in_8bit", json!(config.precision.load_in_8bit)),
+        ("load_in_4bit", json!(config.precision.load_in_4bit)),
     ];
     entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }

@@ -91,6 +91,22 @@ pub const SFT: &[Setting] = &[
         &["dtype"],
         "type of the frozen weights; bfloat16 halves their memory (trained ones stay in float32)",
     ),
+    row(
+        MODEL,
+        "load_in_8bit",
+        Kind::Bool,
+        "false",
+        &[],
+        "keep frozen linear layers in 8 bits, one scale a row",
+    ),
+    row(
+        MODEL,
+        "load_in_4bit",
+        Kind::Bool,
+        "false",
+        &["qlora"],
+        "keep frozen linear layers in 4-bit NormalFloat, their scales in 8 bits",
+    ),
     row(MODEL, "num_threads", Kind::Int(0), "0", &[], "CPU threads; 0: all"),
     row(
         DATA,
@@ -395,9 +411,6 @@ pub const ACCEPTED: &[&str] = &[
 
 /// Names that other trainers have and this version does not, with what to do.
 pub const UNSUPPORTED: &[(&str, &str)] = &[
-    ("load_in_8bit", "use --torch_dtype bfloat16 to halve the weights"),
-    ("load_in_4bit", "use --torch_dtype bfloat16 to halve the weights"),
-    ("qlora", "use --torch_dtype bfloat16 to halve the weights"),
     ("fp16", "use --torch_dtype bfloat16"),
     ("bf16", "use --torch_dtype bfloat16"),
     ("deepspeed", "this version trains in one process"),
@@ -465,6 +478,6 @@ mod tests {
         assert_eq!(nearest(SFT, "learning_rte"), Some("learning_rate"));
         assert_eq!(nearest(SFT, "lora_ranks"), Some("lora_rank"));
         assert_eq!(nearest(SFT, "zzzzzzzzzz"), None);
-        assert!(unknown(SFT, "load_in_8bit", "flag").contains("bfloat16"));
+        assert!(unknown(SFT, "bf16", "flag").contains("bfloat16"));
     }
 }

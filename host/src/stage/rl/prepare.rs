@@ -74,7 +74,7 @@ pub fn prepare<'a>(
     let mut models = Vec::new();
     for dir in &settings.reward_model {
         let name = dir.file_name().map_or("reward_model".into(), |n| n.to_string_lossy().into());
-        models.push((name, RewardModel::load(dir, config.bfloat16)?));
+        models.push((name, RewardModel::load(dir, config.precision)?));
     }
     let rewards = Rewards::new(
         inputs.pipeline.take_rewards(),
@@ -109,15 +109,12 @@ pub fn prepare<'a>(
     let most = lengths.iter().max().copied().unwrap_or(0) + longest;
     let slots = settings.sampling.generation_batch_size;
     let cache = crate::model::cache::bytes(&decoder, slots, most);
-    let dtype = setup::dtype(config);
     let sizes = Sizes {
         sequences: prompts.len() * settings.num_generations,
         tokens: lengths.iter().sum(),
         trained_tokens: 0,
         most_tokens: batch * most,
-        other_bytes: cache
-            + reference.as_ref().map_or(0, |r| r.bytes(dtype))
-            + rewards.num_parameters() * dtype.size_in_bytes(),
+        other_bytes: cache + reference.as_ref().map_or(0, |r| r.bytes()) + rewards.bytes(),
     };
     let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
     let names: Vec<&str> = rewards.names().collect();

@@ -115,10 +115,10 @@ impl Rewards {
         self.rewards.iter().map(|r| r.name.as_str())
     }
 
-    /// Values of all reward models' weights.
-    pub fn num_parameters(&self) -> usize {
+    /// Bytes of all reward models' weights.
+    pub fn bytes(&self) -> usize {
         let of = |r: &Reward| match &r.judge {
-            Judge::Model(model) => model.num_parameters(),
+            Judge::Model(model) => model.bytes(),
             Judge::Plugin(_) => 0,
         };
         self.rewards.iter().map(of).sum()

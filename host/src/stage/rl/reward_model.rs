@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::adapter::{self, peft};
+use crate::config::Precision;
 use crate::data::Conversation;
 use crate::error::Result;
 use crate::model::{
@@ -50,7 +51,7 @@ impl RewardModel {
     ///
     /// # Errors
     /// Whatever is wrong with model, adapter or tokenizer.
-    pub fn load(dir: &Path, bfloat16: bool) -> Result<Self> {
+    pub fn load(dir: &Path, precision: Precision) -> Result<Self> {
         let adapter = match dir.join("adapter_config.json").is_file() {
             true => Some(peft::read(dir)?),
             false => None,
@@ -65,8 +66,7 @@ impl RewardModel {
         let own = if dir.join("tokenizer.json").is_file() { dir } else { base.as_path() };
         let tokenizer = TextTokenizer::load(own, ids)?;
         tokenizer.check_fits(spec.vocab_size)?;
-        let dtype = if bfloat16 { DType::BF16 } else { DType::F32 };
-        let (weights, _) = Weights::load(&base, &spec, dtype, &Device::Cpu)?;
+        let (weights, _) = Weights::load(&base, &spec, precision, &Device::Cpu)?;
         let positions = spec.max_position_embeddings;
         let mut decoder = Decoder::new(spec, weights, &Device::Cpu, positions)?;
         let params = match &adapter {
@@ -88,9 +88,9 @@ impl RewardModel {
         Ok(Self { decoder, params, tokenizer, jinja, pad })
     }
 
-    /// Values of its weights.
-    pub fn num_parameters(&self) -> usize {
-        crate::model::memory::num_parameters(&self.decoder.spec)
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.decoder.weights.bytes(&self.decoder.spec)
     }
 
     fn texts(

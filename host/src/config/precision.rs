@@ -1,0 +1,48 @@
+//! How frozen weights are kept in memory.
+
+use serde::Serialize;
+
+use super::values::Values;
+
+/// Types and widths of frozen weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Precision {
+    /// Matrices in bfloat16 instead of float32.
+    pub bfloat16: bool,
+    /// Linear layers in 8 bits, one scale a row.
+    pub load_in_8bit: bool,
+    /// Linear layers in 4-bit NormalFloat.
+    pub load_in_4bit: bool,
+}
+
+impl Precision {
+    /// From `torch_dtype`, `load_in_8bit` and `load_in_4bit`; faults go into the values.
+    pub fn resolve(v: &mut Values) -> Self {
+        let precision = Self {
+            bfloat16: v.choice("torch_dtype") == "bfloat16",
+            load_in_8bit: v.bool("load_in_8bit"),
+            load_in_4bit: v.bool("load_in_4bit"),
+        };
+        if precision.load_in_8bit && precision.load_in_4bit {
+            v.faults.push("`--load_in_8bit` and `--load_in_4bit` exclude each other".into());
+        }
+        precision
+    }
+
+    /// Whether linear layers are narrower than their type.
+    pub fn is_narrow(&self) -> bool {
+        self.load_in_8bit || self.load_in_4bit
+    }
+
+    /// How the first screen names it.
+    pub fn name(&self) -> &'static str {
+        match (self.load_in_8bit, self.load_in_4bit, self.bfloat16) {
+            (true, _, false) => "int8, the rest float32",
+            (true, _, true) => "int8, the rest bfloat16",
+            (_, true, false) => "nf4, the rest float32",
+            (_, true, true) => "nf4, the rest bfloat16",
+            (_, _, true) => "bfloat16",
+            _ => "float32",
+        }
+    }
+}
