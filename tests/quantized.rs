@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 use support::{arg, json, losses, root, shared, trainer_fails, trainer_ok};
 use trainer::model::bitsandbytes;
 use trainer::model::reader::WeightFiles;
-use trainer::model::save::{Entry, write_safetensors};
+use trainer::model::save::write_safetensors;
 use trainer::ops::quant::nf4::{Scales, dynamic_code};
 use trainer::ops::quant::{Blocks, Int8, Nf4, Quantized, Scheme};
 use trainer::ops::{Exec, linear};
@@ -75,17 +77,19 @@ fn matrices_that_bitsandbytes_saved_are_read_and_written() {
     let read = |name: &str| bitsandbytes::read(&files, &dir, name).unwrap().unwrap();
     let golden = golden();
     assert_eq!(bits(&values(&read("a.weight"))), bits(&f32s(&golden["int8"]["dequantized"])));
-    let b = read("b.weight");
-    assert_eq!(bits(&values(&b)), bits(&f32s(&golden["nf4"]["dequantized"])));
+    assert_eq!(bits(&values(&read("b.weight"))), bits(&f32s(&golden["nf4"]["dequantized"])));
     assert!(bitsandbytes::read(&files, &dir, "c.weight").unwrap().is_none());
-    let Quantized::Nf4(matrix) = &b else { panic!("{b:?}") };
     let out = tempfile::tempdir().unwrap();
-    let entries = bitsandbytes::nf4_tensors("b.weight", matrix).unwrap();
-    let entries = entries.into_iter().map(|(name, tensor)| Entry::of(name, tensor)).collect();
+    let entries = ["a.weight", "b.weight"]
+        .iter()
+        .flat_map(|name| bitsandbytes::entries(name, &read(name)).unwrap())
+        .collect();
     write_safetensors(&out.path().join("model.safetensors"), entries, &[]).unwrap();
     let again = WeightFiles::open(out.path()).unwrap();
-    let again = bitsandbytes::read(&again, out.path(), "b.weight").unwrap().unwrap();
-    assert_eq!(bits(&values(&again)), bits(&values(&b)));
+    for name in ["a.weight", "b.weight"] {
+        let written = bitsandbytes::read(&again, out.path(), name).unwrap().unwrap();
+        assert_eq!(bits(&values(&written)), bits(&values(&read(name))));
+    }
 }
 
 fn kinds() -> Vec<(&'static str, GgmlDType)> {
@@ -176,74 +180,98 @@ fn products_are_those_of_the_widened_matrix() {
     }
 }
 
+/// Twenty updates on the shared rows; losses, the screen, and the output folder.
+fn twenty_updates(base: &Path, out: PathBuf, more: &[&str]) -> (Vec<f64>, String, PathBuf) {
+    let rows = root().join("tests/golden/sft_curve/rows.jsonl");
+    let (base, rows, out_text) = (arg(base), arg(rows), arg(&out));
+    let common = [
+        "sft",
+        "--model_name_or_path",
+        &base,
+        "--train_file_dir",
+        &rows,
+        "--output_dir",
+        &out_text,
+        "--max_steps",
+        "20",
+        "--per_device_train_batch_size",
+        "4",
+        "--learning_rate",
+        "5e-3",
+        "--lora_dropout",
+        "0",
+        "--logging_steps",
+        "1",
+        "--eval_strategy",
+        "no",
+        "--report_to",
+        "none",
+    ];
+    let text = trainer_ok(common.iter().chain(more));
+    (losses(&out).into_iter().map(|(_, loss)| loss).collect(), text, out)
+}
+
+fn close(a: &[f64], b: &[f64], tolerance: f64) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() / b < tolerance, "{a} {b}");
+    }
+}
+
+fn merge(base: &Path, adapter: &Path, out: &Path) -> String {
+    let (base, adapter, out) = (arg(base), arg(adapter), arg(out));
+    let args =
+        ["merge", "--base_model", &base, "--peft_model_path", &adapter, "--output_dir", &out];
+    trainer_ok(args)
+}
+
+fn answer(model: &Path, more: &[&str]) -> String {
+    let model = arg(model);
+    let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "8", "--temperature", "0"];
+    let first = ["generate", "--model", &model];
+    trainer_ok(first.iter().chain(more).chain(&prompt))
+}
+
 #[test]
 fn a_base_in_eight_and_four_bits_learns_as_the_whole_one_does() {
     let Some(base) = shared("stories260K/hf") else { return };
-    let rows = root().join("tests/golden/sft_curve/rows.jsonl");
     let dir = tempfile::tempdir().unwrap();
-    let run = |name: &str, more: &[&str]| {
-        let out = dir.path().join(name);
-        let (base, rows, out_text) = (arg(&base), arg(&rows), arg(&out));
-        let common = [
-            "sft",
-            "--model_name_or_path",
-            &base,
-            "--train_file_dir",
-            &rows,
-            "--output_dir",
-            &out_text,
-            "--max_steps",
-            "20",
-            "--per_device_train_batch_size",
-            "4",
-            "--learning_rate",
-            "5e-3",
-            "--lora_dropout",
-            "0",
-            "--logging_steps",
-            "1",
-            "--eval_strategy",
-            "no",
-            "--report_to",
-            "none",
-        ];
-        let text = trainer_ok(common.iter().chain(more));
-        (losses(&out), text, out)
-    };
-    let (whole, _, _) = run("whole", &[]);
+    let (whole, _, _) = twenty_updates(&base, dir.path().join("whole"), &[]);
     assert!(whole[19] < whole[0] - 0.2, "{whole:?}");
-    for (flag, name, tolerance) in
-        [("--load_in_8bit", "int8", 0.005), ("--load_in_4bit", "nf4", 0.12)]
+    for (flag, name, bits, tolerance) in
+        [("--load_in_8bit", "int8", "8", 0.005), ("--load_in_4bit", "nf4", "4", 0.12)]
     {
-        let (narrow, text, out) = run(name, &[flag, "True"]);
+        let (narrow, text, out) = twenty_updates(&base, dir.path().join(name), &[flag, "True"]);
         assert!(text.contains(&format!("{name}, the rest float32")), "{text}");
-        for (n, w) in narrow.iter().zip(&whole) {
-            assert!((n - w).abs() / w < tolerance, "{flag}: {n} {w}");
-        }
+        close(&narrow, &whole, tolerance);
         assert!(narrow[19] < narrow[0] - 0.2, "{narrow:?}");
         // Generation on the narrow base with the adapter, and the merge into the whole base.
-        let answer = |more: &[&str]| {
-            let base = arg(&base);
-            let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "8"];
-            let first = ["generate", "--model", &base];
-            trainer_ok(first.iter().chain(more).chain(&prompt))
-        };
         let adapter = arg(&out);
-        assert!(!answer(&["--adapter", &adapter, flag, "True"]).trim().is_empty());
-        let merged = arg(&dir.path().join(format!("{name}-merged")));
-        trainer_ok([
-            "merge",
-            "--base_model",
-            &arg(&base),
-            "--peft_model_path",
-            &adapter,
-            "--output_dir",
-            &merged,
-        ]);
+        assert!(!answer(&base, &["--adapter", &adapter, flag, "True"]).trim().is_empty());
+        merge(&base, &out, &dir.path().join(format!("{name}-merged")));
+        // The same base written narrow beforehand: the same bits.
+        let stored = dir.path().join(format!("{name}-base"));
+        let (from, to) = (arg(&base), arg(&stored));
+        trainer_ok(["quantize", "--model", &from, "--bits", bits, "--output_dir", &to]);
+        let config = json(stored.join("config.json"));
+        assert_eq!(config["quantization_config"]["quant_method"], "bitsandbytes");
+        let (again, text, out) =
+            twenty_updates(&stored, dir.path().join(format!("{name}-again")), &[]);
+        assert_eq!(again, narrow);
+        assert!(text.contains(&format!("{name}, the rest float32")), "{text}");
+        // Merged, it is whole.
+        let merged = dir.path().join(format!("{name}-again-merged"));
+        merge(&stored, &out, &merged);
+        assert!(json(merged.join("config.json")).get("quantization_config").is_none());
+        let adapter = arg(&out);
+        assert_eq!(answer(&merged, &[]), answer(&stored, &["--adapter", &adapter]));
+        // Trained as a whole, it is widened first.
+        let full = dir.path().join(format!("{name}-full"));
+        let (full, text, _) = twenty_updates(&stored, full, &["--use_peft", "False"]);
+        assert!(text.contains("float32 weights") && full[19] < full[0] - 0.2, "{text} {full:?}");
     }
-    let out = arg(&dir.path().join("none"));
-    let base = arg(&base);
-    let rows = arg(&rows);
+    let (base, out) = (arg(&base), arg(dir.path().join("none")));
+    let rows = arg(root().join("tests/golden/sft_curve/rows.jsonl"));
     let common =
         ["sft", "--model_name_or_path", &base, "--train_file_dir", &rows, "--output_dir", &out];
     let fails = |more: &[&str], fragment: &str| {
@@ -251,4 +279,117 @@ fn a_base_in_eight_and_four_bits_learns_as_the_whole_one_does() {
     };
     fails(&["--load_in_8bit", "True", "--use_peft", "False"], "keep the base frozen");
     fails(&["--load_in_8bit", "True", "--qlora", "True"], "exclude each other");
+}
+
+/// The rows of LLaMA's queries and keys in the order in which llama.cpp's converter puts them.
+fn permuted(weight: &Tensor, heads: usize) -> Tensor {
+    let (rows, columns) = weight.dims2().unwrap();
+    let split = weight.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
+    split.transpose(1, 2).unwrap().contiguous().unwrap().reshape((rows, columns)).unwrap()
+}
+
+/// The shared LLaMA under the goldens' byte-level tokenizer as a GGUF file. Rows that are no whole blocks
+/// are half-precision numbers, as llama.cpp's own quantiser leaves them.
+fn write_gguf(path: &Path, base: &Path, blocks: GgmlDType) {
+    use candle_core::quantized::QTensor;
+    use candle_core::quantized::gguf_file::{self, Value as Meta};
+    let (config, files) = (json(base.join("config.json")), WeightFiles::open(base).unwrap());
+    let tokenizer = json(support::golden("dpo_curve/tokenizer/tokenizer.json"));
+    let mut vocab: Vec<(String, u64)> = tokenizer["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(token, id)| (token.clone(), id.as_u64().unwrap()))
+        .collect();
+    vocab.sort_by_key(|(_, id)| *id);
+    let text = |t: &str| Meta::String(t.to_string());
+    let size = |key: &str| Meta::U32(config[key].as_u64().unwrap() as u32);
+    let merges = tokenizer["model"]["merges"].as_array().unwrap().iter().map(|m| match m {
+        Value::String(pair) => text(pair),
+        pair => text(&format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap())),
+    });
+    let eps = config["rms_norm_eps"].as_f64().unwrap() as f32;
+    let metadata = [
+        ("general.architecture", text("llama")),
+        ("llama.block_count", size("num_hidden_layers")),
+        ("llama.context_length", size("max_position_embeddings")),
+        ("llama.embedding_length", size("hidden_size")),
+        ("llama.feed_forward_length", size("intermediate_size")),
+        ("llama.attention.head_count", size("num_attention_heads")),
+        ("llama.attention.head_count_kv", size("num_key_value_heads")),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(eps)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        (
+            "tokenizer.ggml.tokens",
+            Meta::Array(vocab.iter().map(|(token, _)| text(token)).collect()),
+        ),
+        ("tokenizer.ggml.merges", Meta::Array(merges.collect())),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+    ];
+    let renamed = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("model.layers.", "blk."),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+    ];
+    let heads = |key: &str| config[key].as_u64().unwrap() as usize;
+    let mut tensors = Vec::new();
+    for name in files.names() {
+        let mut tensor = files.read(name).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        if name.contains("q_proj") {
+            tensor = permuted(&tensor, heads("num_attention_heads"));
+        } else if name.contains("k_proj") {
+            tensor = permuted(&tensor, heads("num_key_value_heads"));
+        }
+        let linear = name.contains("_proj");
+        let whole = tensor.dims().last().unwrap() % blocks.block_size() == 0;
+        let dtype = match (linear, whole) {
+            (false, _) => GgmlDType::F32,
+            (true, true) => blocks,
+            (true, false) => GgmlDType::F16,
+        };
+        let name = renamed.iter().fold(name.to_string(), |n, (from, to)| n.replace(from, to));
+        tensors.push((name, QTensor::quantize(&tensor, dtype).unwrap()));
+    }
+    let metadata: Vec<(&str, &Meta)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+#[test]
+fn blocks_are_trained_on_as_the_same_values_in_f32() {
+    let Some(base) = shared("stories260K/hf") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (dtype, name) in [(GgmlDType::Q8_0, "Q8_0"), (GgmlDType::Q4_1, "Q4_1")] {
+        let file = dir.path().join(format!("{name}.gguf"));
+        write_gguf(&file, &base, dtype);
+        let import = |out: &str, more: &[&str]| {
+            let out = dir.path().join(format!("{name}-{out}"));
+            let (file, to) = (arg(&file), arg(&out));
+            let first = ["import", &file, "--output_dir", &to];
+            trainer_ok(first.iter().chain(more));
+            out
+        };
+        let (whole, blocks) = (import("whole", &[]), import("blocks", &["--keep_blocks", "True"]));
+        let (want, _, _) = twenty_updates(&whole, dir.path().join(format!("{name}-w")), &[]);
+        let (got, text, out) = twenty_updates(&blocks, dir.path().join(format!("{name}-b")), &[]);
+        assert!(text.contains(&format!("{name}, the rest float32")), "{text}");
+        assert!(got[19] < got[0] - 0.2, "{got:?}");
+        close(&got, &want, 1e-4);
+        // Merging widens.
+        let merged = dir.path().join(format!("{name}-merged"));
+        merge(&blocks, &out, &merged);
+        let adapter = arg(&out);
+        assert_eq!(answer(&merged, &[]), answer(&blocks, &["--adapter", &adapter]));
+    }
 }

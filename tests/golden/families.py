@@ -9,15 +9,19 @@ loss        LoRA off
 grads       of every weight, LoRA off: length of the gradient, and its first, middle and last value
 lora        r 4, alpha 8 on all linear layers: loss, gradients as above, logits as above, and the losses of
             ten updates by AdamW (learning rate 5e-3, no weight decay) on all rows
+
+Names of families as arguments make theirs alone.
 """
 
 import math
+import sys
 
 import numpy as np
 import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from common import HERE, write_json
 
@@ -297,6 +301,12 @@ FROM_TRANSFORMERS = {
     "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(
         **SMALL, head_dim=6, sliding_window=5, sliding_window_pattern=2, query_pre_attn_scalar=9)),
     "glm": lambda: hf.GlmForCausalLM(hf.GlmConfig(**SMALL, head_dim=8, attention_bias=True)),
+    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(
+        **SMALL, num_local_experts=4, sliding_window=None)),
+    "mixtral-balanced": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(
+        **SMALL, num_local_experts=4, sliding_window=7, output_router_logits=True, router_aux_loss_coef=0.1)),
+    "qwen3-moe": lambda: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
+        **SMALL, head_dim=6, num_experts=5, num_experts_per_tok=3, moe_intermediate_size=12, decoder_sparse_step=2)),
     "glm4": lambda: hf.Glm4ForCausalLM(hf.Glm4Config(**SMALL, head_dim=8, attention_bias=True)),
 }
 
@@ -334,13 +344,47 @@ def rows(prefixed):
 
 
 def loss_of(model, data):
-    total, count = 0.0, 0
+    total, count, routed = 0.0, 0, []
     for row in data:
-        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        out = model(input_ids=torch.tensor([row["input_ids"]]))
+        routed.append(getattr(out, "router_logits", None))
+        logits = out.logits[0, :-1]
         labels = torch.tensor(row["labels"][1:])
         total = total + nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         count += int((labels != -100).sum())
-    return total / count
+    loss = total / count
+    if routed[0]:
+        # Over all rows at once, as transformers does for a batch.
+        layers = tuple(torch.cat(layer) for layer in zip(*routed))
+        config = model.config
+        balance = load_balancing_loss_func(layers, config.num_local_experts, config.num_experts_per_tok)
+        loss = loss + config.router_aux_loss_coef * balance
+    return loss
+
+
+def parameters(model):
+    """Name in files → the parameter's values and a function that gives its gradient. Transformers keeps the
+    experts of a layer in two tensors, and files do not."""
+    out = {}
+    for key, p in model.named_parameters():
+        mixtral = model.config.model_type == "mixtral"
+        if mixtral:
+            key = key.replace(".mlp.", ".block_sparse_moe.")
+        gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+        stem, _, last = key.rpartition(".")
+        if not stem.endswith(".experts"):
+            # Files call GPT-NeoX's head by its older name.
+            key = key.replace("lm_head.", "embed_out.") if model.config.model_type == "gpt_neox" else key
+            out[key] = (p, lambda p=p: p.grad)
+            continue
+        for e in range(p.shape[0]):
+            parts = {down: slice(None)}
+            if last == "gate_up_proj":
+                half = p.shape[1] // 2
+                parts = {gate: slice(0, half), up: slice(half, None)}
+            for part, rows in parts.items():
+                out[f"{stem}.{e}.{part}.weight"] = (p.data[e, rows], lambda p=p, e=e, rows=rows: p.grad[e, rows])
+    return out
 
 
 def short(x):
@@ -362,21 +406,19 @@ def last_logits(model, data):
 def golden(name, model, config):
     offset = 0.0 if "gemma" in name else 1.0
     model = model.float().eval()
-    # Files call GPT-NeoX's head by its older name.
-    in_file = lambda key: key.replace("lm_head.", "embed_out.") if "neox" in name else key
-    named = {in_file(k): p for k, p in model.named_parameters()}
-    for key, parameter in named.items():
+    named = parameters(model)
+    for key, (parameter, _) in named.items():
         fill(key, parameter, offset)
     data = rows(name == "chatglm")
     loss = loss_of(model, data)
     loss.backward()
     record = {
         "config": config,
-        "tensors": [[k, list(p.shape)] for k, p in named.items()],
+        "tensors": [[k, list(p.shape)] for k, (p, _) in named.items()],
         "rows": data,
         "logits": last_logits(model, data),
         "loss": loss.item(),
-        "grads": {k: sample(p.grad) for k, p in named.items()},
+        "grads": {k: sample(grad()) for k, (_, grad) in named.items()},
     }
     heads = ("lm_head", "embed_out", "output_layer", "output")
     linears = (nn.Linear, hf.pytorch_utils.Conv1D)
@@ -410,14 +452,15 @@ def golden(name, model, config):
 
 
 def main():
-    for name, make in FROM_TRANSFORMERS.items():
+    wanted = lambda name: not sys.argv[1:] or name in sys.argv[1:]
+    for name, make in filter(lambda item: wanted(item[0]), FROM_TRANSFORMERS.items()):
         torch.manual_seed(0)
         model = make()
         config = {k: v for k, v in model.config.to_diff_dict().items() if k != "transformers_version"}
         config["architectures"] = [type(model).__name__]
         config["tie_word_embeddings"] = model.config.tie_word_embeddings
         golden(name, model, config)
-    for name, (make, config) in FROM_HERE.items():
+    for name, (make, config) in filter(lambda item: wanted(item[0]), FROM_HERE.items()):
         golden(name, make(config), config)
 
 

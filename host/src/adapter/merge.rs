@@ -11,7 +11,7 @@ use crate::fs;
 use crate::model::reader::WeightFiles;
 use crate::model::save::{Entry, SHARD_BYTES, config_for, write_json, write_weights};
 use crate::model::score_head::SCORE;
-use crate::model::{HfConfig, ModelError};
+use crate::model::{HfConfig, ModelError, bitsandbytes};
 
 /// Files of a tokenizer, copied as they stand.
 pub const TOKENIZER_FILES: [&str; 9] = [
@@ -40,7 +40,8 @@ pub struct MergeReport {
 }
 
 /// Merges the adapter of `adapter_dir` into `base_dir` and writes a model folder. Sums are taken
-/// in f32 and stored in `dtype`, or in each tensor's own type. Never more than one tensor is in
+/// in f32 and stored in `dtype`, or in each tensor's own type; matrices that the base holds in 8 or 4
+/// bits are widened to f32. Never more than one tensor is in
 /// memory. The folder appears whole or not at all.
 ///
 /// # Errors
@@ -96,17 +97,19 @@ pub fn merge(
         ));
     }
     let (tied, transposed) = (config.spec.tie_word_embeddings, config.spec.transposed);
-    let replaced = |n: &str| (tied && n == head) || (score.is_some() && n == SCORE);
+    let replaced = |n: &str| {
+        (tied && n == head) || (score.is_some() && n == SCORE) || bitsandbytes::is_part(n)
+    };
     for name in names.into_iter().filter(|n| !replaced(n)) {
         // Types and shapes are needed before the values; reading twice keeps memory at one tensor.
-        let probe = files.read(&name)?;
+        let probe = bitsandbytes::read_dense(&files, base_dir, &name)?;
         let own = dtype.filter(|_| probe.dtype().is_float()).unwrap_or(probe.dtype());
         stored = stored.or(Some(own));
         let pair = pairs.get(&name).copied();
         let (files, fault, largest, lora) = (&files, &fault, &largest, &adapter.config);
         let read_name = name.clone();
         let tensor = move || -> Result<Tensor, ModelError> {
-            let base = files.read(&read_name)?;
+            let base = bitsandbytes::read_dense(files, base_dir, &read_name)?;
             let Some((module, (a, b))) = pair else { return Ok(base) };
             let scale = lora.rank_and_scale(module).1;
             let delta = (b.matmul(a)? * scale)?;
@@ -127,14 +130,13 @@ pub fn merge(
             Ok((base.to_dtype(DType::F32)? + delta)?)
         };
         let shape = probe.dims().to_vec();
-        entries.push(Entry { name, dtype: own, shape, tensor: Box::new(tensor) });
+        entries.push(Entry::later(name, own, shape, tensor));
     }
     let copied_tensors = entries.len() - adapter.tensors.len();
     if let Some(score) = score {
         let dtype = stored.unwrap_or(DType::F32);
         let (shape, score) = (score.dims().to_vec(), score.clone());
-        let tensor = Box::new(move || Ok(score));
-        entries.push(Entry { name: SCORE.into(), dtype, shape, tensor });
+        entries.push(Entry::later(SCORE, dtype, shape, || Ok(score)));
     }
     let out = fs::AtomicDir::create(output_dir)?;
     write_weights(out.path(), entries, SHARD_BYTES)?;

@@ -15,7 +15,10 @@ pub fn matching(
     spec: &DecoderSpec,
     config: &LoraConfig,
 ) -> Result<Vec<(usize, Projection)>, ModelError> {
-    let present = projections(spec);
+    let mut present: Vec<Projection> =
+        (0..spec.num_layers).flat_map(|l| projections(spec, l)).collect();
+    present.sort();
+    present.dedup();
     let module_path = |l, p| spec.names.module_path(l, p);
     let fault = || ModelError::NoTarget {
         wanted: config.target_modules.to_string(),
@@ -41,7 +44,7 @@ pub fn matching(
     if let TargetModules::List(names) = &config.target_modules {
         let known = |n: &String| {
             (0..spec.num_layers).any(|l| {
-                present.iter().any(|&p| {
+                projections(spec, l).into_iter().any(|p| {
                     let module = module_path(l, p);
                     module == *n || module.ends_with(&format!(".{n}"))
                 })
@@ -52,7 +55,7 @@ pub fn matching(
         }
     }
     let found: Vec<(usize, Projection)> = (0..spec.num_layers)
-        .flat_map(|l| present.iter().map(move |&p| (l, p)))
+        .flat_map(|l| projections(spec, l).into_iter().map(move |p| (l, p)))
         .filter(|&(l, p)| matches(&module_path(l, p)))
         .collect();
     if found.is_empty() { Err(fault()) } else { Ok(found) }

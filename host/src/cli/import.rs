@@ -7,9 +7,9 @@ use candle_core::DType;
 use super::flags::{self, Parsed};
 use super::screen;
 use crate::config::ConfigError;
-use crate::config::table::{Kind, Setting};
+use crate::config::table::{Kind, Setting, row};
 use crate::error::Result;
-use crate::model::gguf;
+use crate::model::gguf::{self, ImportAs};
 
 const TABLE: &[Setting] = &[
     Setting {
@@ -36,6 +36,14 @@ const TABLE: &[Setting] = &[
         group: "Files",
         help: "type of the written weights",
     },
+    row(
+        "Files",
+        "keep_blocks",
+        Kind::Bool,
+        "false",
+        &[],
+        "keep the file's own blocks (Q4_K, Q8_0 …) to train on, instead of widening them",
+    ),
 ];
 
 /// Runs the command.
@@ -63,11 +71,15 @@ pub fn run(args: &[String]) -> Result<()> {
         "float16" => DType::F16,
         _ => DType::F32,
     };
+    let weights = match values.bool("keep_blocks") {
+        true => ImportAs::Blocks,
+        false => ImportAs::Dense(dtype),
+    };
     if !values.faults.is_empty() {
         return Err(ConfigError::Faults(values.faults).into());
     }
-    let report = gguf::import(Path::new(&file), Path::new(&out), dtype)?;
-    screen::line(&format!("imported {} tensors into {out}", report.num_tensors));
+    let tensors = gguf::import(Path::new(&file), Path::new(&out), weights)?;
+    screen::line(&format!("imported {tensors} tensors into {out}"));
     screen::line(&format!("next:\n  trainer generate --model {out} --prompt 'Hello!'"));
     Ok(())
 }

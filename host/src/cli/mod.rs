@@ -2,6 +2,7 @@
 
 mod chat;
 mod convert;
+mod estimate;
 mod flags;
 mod generate;
 mod import;
@@ -10,6 +11,7 @@ mod pipeline;
 mod plugin;
 mod preview;
 mod progress;
+mod quantize;
 mod quickstart;
 mod rollout;
 mod score;
@@ -94,6 +96,7 @@ const COMMANDS: &[Command] = &[
     },
     Command { name: "convert", about: "turn data files into other data files", run: convert::run },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
+    Command { name: "estimate", about: "say what memory a stage will take", run: estimate::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
     Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
     Command { name: "generate", about: "answer prompts", run: generate::run },
@@ -105,6 +108,11 @@ const COMMANDS: &[Command] = &[
     Command { name: "score", about: "judge a file of answers by rewards", run: score::run },
     Command { name: "chat", about: "talk with a model", run: chat::run },
     Command { name: "import", about: "turn a GGUF file into a model folder", run: import::run },
+    Command {
+        name: "quantize",
+        about: "write a model with its linear layers in 8 or 4 bits",
+        run: quantize::run,
+    },
     Command { name: "plugin", about: "inspect a plugin", run: plugin::run },
     Command {
         name: "quickstart",

@@ -44,7 +44,8 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
-fn megabytes(bytes: u64) -> String {
+/// 1234567890 → `1,234 MB`.
+pub fn megabytes(bytes: u64) -> String {
     format!("{} MB", grouped(bytes / 1_000_000))
 }
 

@@ -33,16 +33,4 @@ impl Precision {
     pub fn is_narrow(&self) -> bool {
         self.load_in_8bit || self.load_in_4bit
     }
-
-    /// How the first screen names it.
-    pub fn name(&self) -> &'static str {
-        match (self.load_in_8bit, self.load_in_4bit, self.bfloat16) {
-            (true, _, false) => "int8, the rest float32",
-            (true, _, true) => "int8, the rest bfloat16",
-            (_, true, false) => "nf4, the rest float32",
-            (_, true, true) => "nf4, the rest bfloat16",
-            (_, _, true) => "bfloat16",
-            _ => "float32",
-        }
-    }
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::ModelError;
@@ -15,7 +15,7 @@ use crate::ops::quant::{Int8, Nf4, Quantized};
 /// End of the name of a 4-bit matrix's description.
 const STATE: &str = ".quant_state.bitsandbytes__nf4";
 
-/// Ends of the names of what belongs to a narrow matrix.
+/// Ends of the names of what belongs to a narrow matrix, behind the module's name.
 const PARTS: [&str; 7] = [
     ".SCB",
     ".weight_format",
@@ -23,7 +23,7 @@ const PARTS: [&str; 7] = [
     ".weight.nested_absmax",
     ".weight.nested_quant_map",
     ".weight.quant_map",
-    STATE,
+    ".weight.quant_state.bitsandbytes__nf4",
 ];
 
 /// Whether a tensor is part of a narrow matrix.
@@ -82,6 +82,29 @@ pub fn read(files: &WeightFiles, dir: &Path, name: &str) -> Result<Option<Quanti
     matrix.map(Quantized::Nf4).map(Some).ok_or_else(|| damaged("don't fit each other"))
 }
 
+/// Bytes and kind of the matrix `name` if the folder holds it narrow.
+pub fn stored(files: &WeightFiles, name: &str) -> Option<(usize, Scheme)> {
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    let scheme = match files.is_i8(name) {
+        true => Scheme::Int8,
+        false if files.contains(&format!("{name}{STATE}")) => Scheme::Nf4,
+        false => return None,
+    };
+    let parts = PARTS.iter().map(|end| files.stored_bytes(&format!("{module}{end}")));
+    Some((files.stored_bytes(name) + parts.sum::<usize>(), scheme))
+}
+
+/// The tensor `name`, widened to f32 if the folder holds it narrow.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_dense(files: &WeightFiles, dir: &Path, name: &str) -> Result<Tensor, ModelError> {
+    match read(files, dir, name)? {
+        Some(matrix) => Ok(matrix.dequantize(&Device::Cpu)?),
+        None => files.read(name),
+    }
+}
+
 fn floats(files: &WeightFiles, name: &str) -> Result<Vec<f32>, ModelError> {
     Ok(files.read(name)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
 }
@@ -90,36 +113,80 @@ fn bytes(files: &WeightFiles, name: &str) -> Result<Vec<u8>, ModelError> {
     Ok(files.read(name)?.flatten_all()?.to_vec1::<u8>()?)
 }
 
-/// The tensors that stand for a 4-bit matrix `name` in a folder.
+/// The tensors that stand for a matrix `name` in a folder. GGUF's blocks are no part of this format: they
+/// go as f32.
 ///
 /// # Errors
 /// When a tensor can't be made.
-pub fn nf4_tensors(name: &str, matrix: &Nf4) -> Result<Vec<(String, Tensor)>, ModelError> {
-    let device = &candle_core::Device::Cpu;
+pub fn entries(name: &str, matrix: &Quantized) -> Result<Vec<Entry<'static>>, ModelError> {
+    match matrix {
+        Quantized::Int8(matrix) => int8_entries(name, matrix),
+        Quantized::Nf4(matrix) => nf4_entries(name, matrix),
+        Quantized::Blocks(_) => Ok(vec![Entry::of(name, matrix.dequantize(&Device::Cpu)?)]),
+    }
+}
+
+fn int8_entries(name: &str, matrix: &Int8) -> Result<Vec<Entry<'static>>, ModelError> {
+    let (values, scales) = matrix.parts();
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    let bytes: Vec<u8> = values.iter().map(|&v| v as u8).collect();
+    let mut weight = Entry::of(name, Tensor::from_vec(bytes, matrix.dims(), &Device::Cpu)?);
+    weight.signed = true;
+    let scales = Tensor::from_slice(scales, scales.len(), &Device::Cpu)?;
+    // 0: values row by row.
+    let format = Tensor::new(0u8, &Device::Cpu)?;
+    Ok(vec![
+        weight,
+        Entry::of(format!("{module}.SCB"), scales),
+        Entry::of(format!("{module}.weight_format"), format),
+    ])
+}
+
+fn nf4_entries(name: &str, matrix: &Nf4) -> Result<Vec<Entry<'static>>, ModelError> {
+    let device = &Device::Cpu;
     let (rows, width) = matrix.dims();
     let (packed, scales) = matrix.parts();
-    let column = |v: &[u8]| Tensor::from_slice(v, (v.len(), 1), device);
     let row = |v: &[f32]| Tensor::from_slice(v, v.len(), device);
     let part = |end: &str| format!("{name}.{end}");
     let mut state = json!({
         "quant_type": "nf4", "blocksize": nf4::BLOCK, "dtype": "float32", "shape": [rows, width],
     });
-    let mut tensors = vec![(name.to_string(), column(packed)?)];
+    let mut out = vec![Entry::of(name, Tensor::from_slice(packed, (packed.len(), 1), device)?)];
     match scales {
-        Scales::Plain(scales) => tensors.push((part("absmax"), row(scales)?)),
+        Scales::Plain(scales) => out.push(Entry::of(part("absmax"), row(scales)?)),
         Scales::Nested { indices, code, nested, offset } => {
             let indices = Tensor::from_slice(indices, indices.len(), device)?;
-            tensors.push((part("absmax"), indices));
-            tensors.push((part("nested_absmax"), row(nested)?));
-            tensors.push((part("nested_quant_map"), row(code)?));
+            out.push(Entry::of(part("absmax"), indices));
+            out.push(Entry::of(part("nested_absmax"), row(nested)?));
+            out.push(Entry::of(part("nested_quant_map"), row(code)?));
             state["nested_blocksize"] = json!(NESTED_BLOCK);
             state["nested_dtype"] = json!("float32");
             state["nested_offset"] = json!(offset);
         }
     }
-    tensors.push((part("quant_map"), row(&nf4::CODE)?));
+    out.push(Entry::of(part("quant_map"), row(&nf4::CODE)?));
     let state = state.to_string().into_bytes();
     let length = state.len();
-    tensors.push((format!("{name}{STATE}"), Tensor::from_vec(state, length, device)?));
-    Ok(tensors)
+    out.push(Entry::of(format!("{name}{STATE}"), Tensor::from_vec(state, length, device)?));
+    Ok(out)
+}
+
+/// What `config.json` says of a folder whose linear layers are narrow, in the words of bitsandbytes.
+pub fn quantization_config(scheme: Scheme) -> Value {
+    let four = scheme == Scheme::Nf4;
+    json!({
+        "_load_in_4bit": four,
+        "_load_in_8bit": !four,
+        "bnb_4bit_compute_dtype": "float32",
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": four,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": null,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": four,
+        "load_in_8bit": !four,
+        "quant_method": "bitsandbytes",
+    })
 }

@@ -12,7 +12,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::mlp;
+use super::feed_forward;
+use super::mixture::Load;
 use super::norm::{self, NormParams, Norms};
 use super::params::GradSet;
 use super::places::Places;
@@ -24,12 +25,16 @@ use super::weights::LayerWeights;
 use crate::ops::{attention, elementwise, lora};
 
 /// Where full fine-tuning puts the gradients of one block.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BlockParams {
     /// Linear layers, by [`Projection`].
     pub linears: [LinearParams; Projection::COUNT],
     /// Norms, by [`NormPlace`].
     pub norms: [NormParams; NormPlace::ALL.len()],
+    /// What chooses experts.
+    pub router: Option<usize>,
+    /// The experts' linear layers, three each.
+    pub experts: Vec<usize>,
 }
 
 /// Everything about a block but its weights.
@@ -45,6 +50,15 @@ pub struct BlockContext<'a> {
     pub layer: usize,
     /// Where the tokens stand.
     pub places: &'a Places,
+    /// In a backward: the loss that balances the experts' load.
+    pub balance: Option<&'a Balance>,
+}
+
+/// The balancing loss in the backward of a mixture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// Derivative by a token's probability of each expert, `[experts]`.
+    pub slopes: Vec<f64>,
 }
 
 /// The attention of one layer.
@@ -79,6 +93,13 @@ pub struct Saved {
     rest: RestSaved,
 }
 
+impl Saved {
+    /// How the block's experts shared the tokens.
+    pub fn load(&self) -> Option<&Load> {
+        self.rest.mlp.load()
+    }
+}
+
 /// What the part after attention keeps.
 struct RestSaved {
     o: Option<lora::Saved>,
@@ -86,7 +107,7 @@ struct RestSaved {
     /// The stream before the MLP; `None`: the block's own input.
     h: Option<Tensor>,
     n2: norm::Saved,
-    mlp: mlp::Saved,
+    mlp: feed_forward::Saved,
     mlp_output: Option<Unnormed>,
 }
 
@@ -128,7 +149,7 @@ fn rest(
     let parallel = b.spec.residual == Residual::Parallel;
     let input = if parallel { x } else { &h };
     let (n2, stats) = b.norms.forward(w.required_norm(NormPlace::Mlp)?, input)?;
-    let (m, mlp) = mlp::forward(b, w, &n2)?;
+    let (m, mlp) = feed_forward::forward(b, w, &n2)?;
     let (m, mlp_output) = output_norm(b, w, NormPlace::MlpOutput, m)?;
     let y = match b.spec.residual {
         Residual::Sequential | Residual::Parallel => elementwise::add(exec, m, &h)?,
@@ -192,10 +213,10 @@ pub fn backward(
     let dm = through(NormPlace::MlpOutput, mlp_output, &dy, grads)?;
     let norm = w.required_norm(NormPlace::Mlp)?;
     let input = h.as_ref().unwrap_or(&x);
-    let normed =
-        mlp::needs_input(b, trained).then(|| b.norms.recompute(norm, input, &n2)).transpose()?;
+    let needed = feed_forward::needs_input(b, w, trained);
+    let normed = needed.then(|| b.norms.recompute(norm, input, &n2)).transpose()?;
     let dm = dm.as_ref().unwrap_or(&dy);
-    let mut dn2 = mlp::backward(b, w, trained, mlp, dm, normed.as_ref(), grads)?;
+    let mut dn2 = feed_forward::backward(b, w, trained, mlp, dm, normed.as_ref(), grads)?;
     drop(normed);
     if let Residual::OfNorm { scale } = b.spec.residual {
         dn2 = add_scaled(b, dn2, &dy, scale)?;

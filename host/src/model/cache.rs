@@ -7,6 +7,7 @@ use super::block::{attention_config, forward_with};
 use super::decoder::Decoder;
 use super::params::ParamSet;
 use super::places::Context;
+use super::spec::DecoderSpec;
 use crate::ops::attention;
 
 /// Keys and values of every layer in slots, one a sequence: `[slots · capacity, num_kv_heads ·
@@ -21,8 +22,7 @@ pub struct KvCache {
 }
 
 /// Bytes of a cache of `slots` sequences of `capacity` positions.
-pub fn bytes(decoder: &Decoder, slots: usize, capacity: usize) -> usize {
-    let spec = &decoder.spec;
+pub fn bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> usize {
     2 * 4 * spec.num_layers * slots * capacity * spec.num_kv_heads * spec.head_dim
 }
 

@@ -7,8 +7,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::batch::TokenBatch;
-use super::block::{self, BlockContext, BlockParams};
+use super::block::{self, Balance, BlockContext, BlockParams};
 use super::lora::LoraTable;
+use super::mixture::Load;
 use super::norm::{self, NormParams, Norms};
 use super::params::{GradSet, ParamSet};
 use super::places::{self, Places, Tables};
@@ -102,6 +103,10 @@ pub struct Tape {
     /// Output of the last block, `[tokens, hidden]`.
     pub(super) hidden: Tensor,
     dropout_key: Option<u64>,
+    /// How all layers' experts shared the tokens.
+    pub(super) load: Load,
+    /// Weight of the loss that balances it, in the backward.
+    pub(super) balance: f64,
 }
 
 impl Decoder {
@@ -196,7 +201,7 @@ impl Decoder {
         dropout_key: Option<u64>,
     ) -> BlockContext<'a> {
         let cx = Context { exec: self.exec, params, lora: self.trained.lora(), dropout_key };
-        BlockContext { cx, norms: self.norms(), spec: &self.spec, layer, places }
+        BlockContext { cx, norms: self.norms(), spec: &self.spec, layer, places, balance: None }
     }
 
     pub(super) fn norms(&self) -> Norms {
@@ -297,9 +302,13 @@ impl Decoder {
         let places = self.places(batch)?;
         let (mut x, embedded) = self.embedded(batch)?;
         let mut blocks = Vec::with_capacity(self.weights.layers.len());
+        let mut load = Load::default();
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             let b = self.block_context(params, layer, &places, dropout_key);
             let (y, saved) = block::forward(&b, weights, &x)?;
+            if let Some(own) = saved.load() {
+                load.add(own);
+            }
             if layer >= lowest {
                 blocks.push(if self.gradient_checkpointing {
                     BlockTape::Input(x)
@@ -309,7 +318,7 @@ impl Decoder {
             }
             x = y;
         }
-        Ok(Tape { places, embedded, blocks, hidden: x, dropout_key })
+        Ok(Tape { places, embedded, blocks, hidden: x, dropout_key, load, balance: 0.0 })
     }
 
     /// Gradients of everything trained below the last block's output. `dhidden [tokens, hidden]`.
@@ -324,12 +333,16 @@ impl Decoder {
         let Some(lowest) = self.lowest_trained() else { return Ok(()) };
         let full = self.trained.weights();
         let untrained = BlockParams::default();
-        let Tape { places, embedded, mut blocks, dropout_key, hidden } = tape;
+        let Tape { places, embedded, mut blocks, dropout_key, hidden, load, balance } = tape;
         drop(hidden);
+        let balance = (balance != 0.0).then(|| Balance {
+            slopes: load.slopes().into_iter().map(|slope| balance * slope).collect(),
+        });
         let mut dy = dhidden;
         for layer in (lowest..self.weights.layers.len()).rev() {
             let weights = &self.weights.layers[layer];
-            let b = self.block_context(params, layer, &places, dropout_key);
+            let mut b = self.block_context(params, layer, &places, dropout_key);
+            b.balance = balance.as_ref();
             let saved = match blocks.pop() {
                 Some(BlockTape::Saved(saved)) => *saved,
                 Some(BlockTape::Input(x)) => block::forward(&b, weights, &x)?.1,

@@ -9,6 +9,12 @@ use super::spec::{Activation, DecoderSpec, Position, RopeLayout, RopeScaling, Ro
 /// configuration should fail before memory is asked for.
 const PARAMETERS_MAX: usize = 1 << 40;
 
+/// Most layers.
+pub const LAYERS_MAX: usize = 1 << 16;
+
+/// Most experts of a layer.
+const EXPERTS_MAX: usize = 1 << 12;
+
 /// Keys of the sizes that every family has, by their names in the first that is there.
 pub struct Keys {
     /// Width of the stream.
@@ -347,6 +353,18 @@ impl<'a> Fields<'a> {
         Some(types.iter().map(|t| t == "sliding_attention").collect())
     }
 
+    /// Layers that a list names by number.
+    pub fn layer_numbers(&self, key: &str) -> Vec<usize> {
+        let list = self.present(key).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_u64).map(|n| n as usize).collect()
+    }
+
+    /// Weight of the loss that balances the experts' load, where `output_router_logits` asks for it.
+    pub fn balance(&mut self) -> Option<f64> {
+        let wanted = self.bool_or("output_router_logits", false);
+        wanted.then(|| self.number_or(&["router_aux_loss_coef"], 0.001))
+    }
+
     /// Qwen's window: off unless `use_sliding_window`; then in the layers that `layer_types`
     /// names, or from `max_window_layers` on.
     pub fn qwen_window(&mut self, spec: &mut DecoderSpec) {
@@ -382,7 +400,16 @@ impl<'a> Fields<'a> {
             }
         }
         let large = [spec.num_layers, spec.vocab_size, spec.hidden_size, spec.intermediate_size];
-        let absurd = spec.num_layers > 1 << 16
+        let mixture = spec.mixture.as_ref();
+        if let Some(m) = mixture.filter(|m| m.experts_per_token > m.num_experts) {
+            self.fault(format!(
+                "`num_experts_per_tok` {} is more than the {} experts there are",
+                m.experts_per_token, m.num_experts
+            ));
+        }
+        let absurd = spec.num_layers > LAYERS_MAX
+            || mixture
+                .is_some_and(|m| m.num_experts > EXPERTS_MAX || m.intermediate_size > 1 << 28)
             || large.iter().any(|&n| n > 1 << 28)
             || spec.num_heads.saturating_mul(spec.head_dim) > 1 << 28;
         if absurd || memory::num_parameters(spec) > PARAMETERS_MAX {

@@ -35,6 +35,8 @@ impl Decoder {
                 Slot::NormBias(l, place) => trained.blocks[l].norms[place as usize].bias = index,
                 Slot::Weight(l, p) => trained.blocks[l].linears[p as usize].weight = index,
                 Slot::Bias(l, p) => trained.blocks[l].linears[p as usize].bias = index,
+                Slot::Router(l) => trained.blocks[l].router = index,
+                Slot::Expert(l, ..) => trained.blocks[l].experts.extend(index),
             }
         }
         self.trained = Trained::Full(trained);

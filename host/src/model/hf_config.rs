@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::ModelError;
 use super::families;
 use super::fields::Fields;
+use super::gguf::{self, GgufFile};
 use super::spec::{DecoderSpec, Position};
 use crate::{fs, limits};
 
@@ -51,11 +52,14 @@ impl HfConfig {
         Ok(config)
     }
 
-    /// Reads `config.json` of a language or reward model's folder.
+    /// Reads `config.json` of a language or reward model's folder, or the metadata of a GGUF file.
     ///
     /// # Errors
     /// As [`HfConfig::read`].
     pub fn read_any(dir: &Path) -> Result<Self, ModelError> {
+        if gguf::is_file(dir) {
+            return Ok(GgufFile::open(dir)?.config);
+        }
         let path = dir.join("config.json");
         if !path.is_file() {
             return Err(ModelError::NotAModel { path: dir.into(), missing: "config.json" });

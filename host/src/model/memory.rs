@@ -1,16 +1,15 @@
 //! Memory that a training run will need, from shapes alone.
 
-use super::slots::{Slot, projection_shape, projections};
-use super::spec::{DecoderSpec, GateLayout, Residual};
-use crate::config::Precision;
+use super::slots::Slot;
+use super::spec::{DecoderSpec, GateLayout, MixtureSpec, Residual};
 
 /// What is known before anything is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Workload {
     /// Most tokens that go through the model at once.
     pub tokens: usize,
-    /// How frozen weights are kept.
-    pub precision: Precision,
+    /// Bytes of the decoder's weights ([`super::Storage::footprint`]).
+    pub weight_bytes: usize,
     /// Trained values.
     pub trained_values: usize,
     /// Whether every weight is trained (then gradients are as large as the weights).
@@ -46,31 +45,20 @@ impl Estimate {
 /// Number of values of the decoder's weights.
 pub fn num_parameters(spec: &DecoderSpec) -> usize {
     let size = |slot: &Slot| slot.shape(spec).iter().fold(1usize, |n, &d| n.saturating_mul(d));
-    // Every block has the same tensors.
-    let once = Slot::all(&DecoderSpec { num_layers: 0, ..spec.clone() });
-    let with_one = Slot::all(&DecoderSpec { num_layers: 1, ..spec.clone() });
-    let sum = |slots: &[Slot]| slots.iter().fold(0usize, |n, s| n.saturating_add(size(s)));
-    let block = sum(&with_one).saturating_sub(sum(&once));
-    sum(&once).saturating_add(block.saturating_mul(spec.num_layers))
-}
-
-/// Bytes of the decoder's weights.
-pub fn weight_bytes(spec: &DecoderSpec, precision: Precision) -> usize {
-    let bytes = if precision.bfloat16 { 2 } else { 4 };
-    if !precision.is_narrow() {
-        return num_parameters(spec) * bytes;
-    }
-    let mut narrow = 0;
-    let mut linear = 0;
-    for (out, width) in projections(spec).into_iter().map(|p| projection_shape(spec, p)) {
-        linear += out * width;
-        narrow += match precision.load_in_8bit {
-            true => out * width + 4 * out,
-            // Half a byte a value, a byte for 64 of them, and four for 64 · 256.
-            false => out * width / 2 + (out * width).div_ceil(64) + out * width / 4096,
-        };
-    }
-    (num_parameters(spec) - spec.num_layers * linear) * bytes + spec.num_layers * narrow
+    let sum = |spec: DecoderSpec| {
+        Slot::all(&spec).iter().fold(0usize, |n, slot| n.saturating_add(size(slot)))
+    };
+    // There are two kinds of blocks at most: with an MLP, and with experts.
+    let once = sum(DecoderSpec { num_layers: 0, ..spec.clone() });
+    let block = |sparse: bool| {
+        let mixture = spec.mixture.clone().map(|m| MixtureSpec { layers: vec![sparse], ..m });
+        let one = DecoderSpec { num_layers: 1, mixture, ..spec.clone() };
+        sum(one).saturating_sub(once)
+    };
+    let sparse = (0..spec.num_layers).filter(|&l| spec.mixture(l).is_some()).count();
+    let dense = block(false).saturating_mul(spec.num_layers - sparse);
+    let sparse = if sparse > 0 { block(true).saturating_mul(sparse) } else { 0 };
+    once.saturating_add(dense).saturating_add(sparse)
 }
 
 /// The estimate. Activations follow what `block.rs` keeps: for each token and layer the input,
@@ -95,7 +83,7 @@ pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
     let activations = 4 * work.tokens * (spec.num_layers * per_layer + once);
     let own = if work.full { 0 } else { 4 * work.trained_values };
     Estimate {
-        weights: weight_bytes(spec, work.precision),
+        weights: work.weight_bytes,
         training: own + 3 * 4 * work.trained_values,
         activations,
         head: work.head_chunk_bytes,
@@ -125,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn checkpointing_and_bfloat16_need_less() {
+    fn checkpointing_needs_less() {
         let work = Workload {
             tokens: 1024,
-            precision: Precision::default(),
+            weight_bytes: 4 * 134_515_008,
             trained_values: 2_442_240,
             full: false,
             lora_rank: 8,
@@ -137,14 +125,7 @@ mod tests {
         };
         let plain = estimate(&smollm2(), &work);
         let checkpointed = estimate(&smollm2(), &Workload { gradient_checkpointing: true, ..work });
-        let precision = Precision { bfloat16: true, ..Precision::default() };
-        let half = estimate(&smollm2(), &Workload { precision, ..work });
-        let precision = Precision { load_in_8bit: true, ..Precision::default() };
-        let int8 = estimate(&smollm2(), &Workload { precision, ..work });
-        // The embedding of 28 million values stays as it is.
-        assert!(int8.weights < 4 * 28_400_000 + 107_000_000);
         assert!(checkpointed.activations * 5 < plain.activations);
-        assert_eq!(half.weights * 2, plain.weights);
         assert!(plain.total() > plain.weights + plain.activations);
     }
 }

@@ -1,5 +1,5 @@
-//! Tensors of a model folder, one at a time: safetensors (one file or shards with an index) and
-//! PyTorch's `.bin`, the latter by a reader that executes nothing.
+//! Tensors of a model folder, one at a time: safetensors (one file or shards with an index),
+//! PyTorch's `.bin`, by a reader that executes nothing, and GGUF.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,10 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use candle_core::pickle::PthTensors;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::ModelError;
+use super::gguf::{self, GgufFile};
+use crate::ops::quant::Quantized;
 use crate::{fs, limits};
 
 /// Largest safetensors header, bytes.
@@ -124,6 +127,7 @@ impl SafetensorsFile {
 enum Source {
     Safetensors(SafetensorsFile),
     Pickle(PathBuf, PthTensors),
+    Gguf(Box<GgufFile>),
 }
 
 /// All tensors of a model folder.
@@ -140,6 +144,10 @@ impl WeightFiles {
     /// [`ModelError::NotAModel`] when there are none; [`ModelError::Weights`] for damaged ones.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let mut files = Self { sources: Vec::new(), by_name: BTreeMap::new(), dir: dir.into() };
+        if gguf::is_file(dir) {
+            files.add(dir)?;
+            return Ok(files);
+        }
         for (single, index) in [
             ("model.safetensors", "model.safetensors.index.json"),
             ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -154,6 +162,10 @@ impl WeightFiles {
                 files.add(&dir.join(single))?;
                 return Ok(files);
             }
+        }
+        if dir.join(gguf::IN_FOLDER).is_file() {
+            files.add(&dir.join(gguf::IN_FOLDER))?;
+            return Ok(files);
         }
         Err(ModelError::NotAModel { path: dir.into(), missing: "model.safetensors" })
     }
@@ -183,6 +195,35 @@ impl WeightFiles {
         self.by_name.contains_key(name)
     }
 
+    /// Bytes of a tensor as it is stored; 0 for one that is absent or in a pickle.
+    pub fn stored_bytes(&self, name: &str) -> usize {
+        match self.by_name.get(name).map(|&index| &self.sources[index]) {
+            Some(Source::Safetensors(file)) => {
+                file.metadata.info(name).map_or(0, |i| i.data_offsets.1 - i.data_offsets.0)
+            }
+            Some(Source::Gguf(file)) => file.stored_bytes(name),
+            _ => 0,
+        }
+    }
+
+    /// Whether a tensor is stored in signed bytes.
+    pub fn is_i8(&self, name: &str) -> bool {
+        match self.by_name.get(name).map(|&index| &self.sources[index]) {
+            Some(Source::Safetensors(file)) => {
+                file.metadata.info(name).is_some_and(|i| i.dtype == Dtype::I8)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a matrix is stored in GGUF's blocks, and which.
+    pub fn blocks(&self, name: &str) -> Option<GgmlDType> {
+        match self.by_name.get(name).map(|&index| &self.sources[index]) {
+            Some(Source::Gguf(file)) => file.blocks(name),
+            _ => None,
+        }
+    }
+
     /// As [`SafetensorsFile::read_i8`].
     ///
     /// # Errors
@@ -194,7 +235,18 @@ impl WeightFiles {
         }
     }
 
-    /// One tensor in its own type.
+    /// A matrix in GGUF's blocks; `None` for one that is stored otherwise.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn read_blocks(&self, name: &str) -> Result<Option<Quantized>, ModelError> {
+        match self.by_name.get(name).map(|&index| &self.sources[index]) {
+            Some(Source::Gguf(file)) => file.read_blocks(name),
+            _ => Ok(None),
+        }
+    }
+
+    /// One tensor in its own type; f32 out of GGUF.
     ///
     /// # Errors
     /// [`ModelError::Weights`] when it is absent or can't be read.
@@ -208,6 +260,11 @@ impl WeightFiles {
 }
 
 fn open_source(path: &Path) -> Result<(Vec<String>, Source), ModelError> {
+    if gguf::is_file(path) {
+        let file = GgufFile::open(path)?;
+        let names = file.names().map(str::to_string).collect();
+        return Ok((names, Source::Gguf(Box::new(file))));
+    }
     if path.extension().is_some_and(|e| e == "bin") {
         let tensors = pickle(path)?;
         let names = tensors.tensor_infos().keys().cloned().collect();
@@ -220,6 +277,7 @@ fn open_source(path: &Path) -> Result<(Vec<String>, Source), ModelError> {
 fn read_source(source: &Source, name: &str) -> Result<Tensor, ModelError> {
     match source {
         Source::Safetensors(file) => file.read(name),
+        Source::Gguf(file) => file.read(name),
         Source::Pickle(path, tensors) => {
             let damaged = |reason: String| ModelError::Weights { path: path.clone(), reason };
             tensors

@@ -19,6 +19,8 @@ pub struct Entry<'a> {
     pub name: String,
     /// Type it is written as.
     pub dtype: DType,
+    /// Whether its bytes (`DType::U8`) are signed.
+    pub signed: bool,
     /// Shape.
     pub shape: Vec<usize>,
     /// Its values, asked for when their turn comes.
@@ -31,9 +33,20 @@ impl<'a> Entry<'a> {
         Self {
             name: name.into(),
             dtype: tensor.dtype(),
+            signed: false,
             shape: tensor.dims().to_vec(),
             tensor: Box::new(move || Ok(tensor)),
         }
+    }
+
+    /// A tensor of `shape` and `dtype` that `make` has when its turn comes.
+    pub fn later(
+        name: impl Into<String>,
+        dtype: DType,
+        shape: Vec<usize>,
+        make: impl FnOnce() -> Result<Tensor, ModelError> + 'a,
+    ) -> Self {
+        Self { name: name.into(), dtype, signed: false, shape, tensor: Box::new(make) }
     }
 
     fn bytes(&self) -> usize {
@@ -72,7 +85,7 @@ pub fn write_safetensors(
     for entry in &entries {
         let end = offset + entry.bytes();
         let info = TensorInfo {
-            dtype: file_dtype(entry.dtype)?,
+            dtype: if entry.signed { Dtype::I8 } else { file_dtype(entry.dtype)? },
             shape: entry.shape.clone(),
             data_offsets: (offset, end),
         };
@@ -199,6 +212,8 @@ pub fn config_for(raw: &Map<String, Value>, dtype: DType, vocab_size: usize) -> 
     let key = if raw.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     raw.insert(key.into(), name.into());
     raw.insert("vocab_size".into(), vocab_size.into());
+    // It described how the base's matrices were stored; these are whole.
+    raw.remove("quantization_config");
     Value::Object(raw)
 }
 
@@ -239,12 +254,8 @@ mod tests {
     fn a_tensor_that_fails_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut list = entries();
-        list.push(Entry {
-            name: "bad".into(),
-            dtype: DType::F32,
-            shape: vec![1],
-            tensor: Box::new(|| Err(candle_core::Error::Msg("lost".into()).into())),
-        });
+        let lost = || Err(candle_core::Error::Msg("lost".into()).into());
+        list.push(Entry::later("bad", DType::F32, vec![1], lost));
         let error = write_weights(dir.path(), list, SHARD_BYTES).unwrap_err();
         assert!(error.to_string().contains("lost"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -16,6 +16,8 @@ pub struct CausalScores {
     pub targets: Vec<Target>,
     /// Their scores.
     pub scores: head::Scores,
+    /// The loss that balances the load of experts, before its weight, where it is asked for.
+    pub balance: Option<f64>,
 }
 
 /// A forward that was kept for its backward, with the normed hidden states at some positions.
@@ -145,7 +147,7 @@ impl Decoder {
         let normed = self.hidden_at(params, batch, positions_of(&targets))?;
         let input = cooled(&normed, temperature)?;
         let scores = head::score(self.exec(), &input, self.head(), &tokens_of(&targets))?;
-        Ok(Some((CausalScores { targets, scores }, normed)))
+        Ok(Some((CausalScores { targets, scores, balance: None }, normed)))
     }
 
     /// Forward and backward of a loss whose derivative by each target's log-probability is
@@ -162,12 +164,18 @@ impl Decoder {
         if targets.is_empty() {
             return Ok(CausalScores::default());
         }
-        let kept = self.forward_at(params, batch, positions_of(&targets), dropout_key)?;
+        let mut kept = self.forward_at(params, batch, positions_of(&targets), dropout_key)?;
         let dlogprobs: Vec<f32> = targets.iter().map(dlogprob).collect();
+        let balance = self.spec.mixture.as_ref().and_then(|m| m.balance).map(|weight| {
+            // The batch's part in the update.
+            let share: f64 = dlogprobs.iter().map(|&d| -f64::from(d)).sum();
+            kept.tape.balance = weight * share;
+            kept.tape.load.loss()
+        });
         let scored = Scored { kept, targets, temperature: 1.0 };
         let targets = scored.targets.clone();
         let scores = self.head_and_below(params, batch, scored, &dlogprobs, None, grads)?;
-        Ok(CausalScores { targets, scores })
+        Ok(CausalScores { targets, scores, balance })
     }
 
     /// Scores of every trained position with what [`Decoder::backward_scored`] needs, for losses

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::projection::Projection;
+use super::reader::WeightFiles;
 use super::spec::{DecoderSpec, GateLayout, NormKind, Position, QkvLayout};
 
 /// Where a norm stands in a block.
@@ -61,6 +62,10 @@ pub enum Slot {
     Weight(usize, Projection),
     /// A linear layer's bias, `[out]`.
     Bias(usize, Projection),
+    /// What chooses a token's experts, `[experts, hidden]`.
+    Router(usize),
+    /// A linear layer of an expert, `[out, in]`: gate, up or down.
+    Expert(usize, usize, Projection),
     /// Norm before the head, `[hidden]`.
     FinalNorm,
     /// Its bias.
@@ -69,13 +74,19 @@ pub enum Slot {
     LmHead,
 }
 
-/// The linear layers of a decoder's blocks, in the order in which they are used.
-pub fn projections(spec: &DecoderSpec) -> Vec<Projection> {
+/// The linear layers of an expert.
+pub const EXPERT: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+
+/// The linear layers of a block, in the order in which they are used, those of experts aside.
+pub fn projections(spec: &DecoderSpec, layer: usize) -> Vec<Projection> {
     let mut all = match spec.qkv {
         QkvLayout::Split => vec![Projection::Q, Projection::K, Projection::V],
         QkvLayout::Concatenated | QkvLayout::Grouped => vec![Projection::Qkv],
     };
     all.push(Projection::O);
+    if spec.mixture(layer).is_some() {
+        return all;
+    }
     match spec.gate {
         GateLayout::None => all.push(Projection::Up),
         GateLayout::Split => all.extend([Projection::Gate, Projection::Up]),
@@ -126,9 +137,14 @@ impl Slot {
                 place.exists(spec).then_some(Slot::Norm(layer, place)).into_iter().chain(bias)
             };
             slots.extend(norm(NormPlace::Input));
-            for projection in projections(spec) {
+            for projection in projections(spec, layer) {
                 slots.push(Slot::Weight(layer, projection));
                 slots.extend(has_bias(spec, projection).then_some(Slot::Bias(layer, projection)));
+            }
+            if let Some(mixture) = spec.mixture(layer) {
+                slots.push(Slot::Router(layer));
+                let experts = 0..mixture.num_experts;
+                slots.extend(experts.flat_map(|e| EXPERT.map(|p| Slot::Expert(layer, e, p))));
             }
             slots.extend(NormPlace::ALL[1..].iter().flat_map(|&place| norm(place)));
         }
@@ -155,9 +171,37 @@ impl Slot {
             Slot::NormBias(l, place) => bias(&norm(l, place)),
             Slot::Weight(l, p) => weight(&names.module_path(l, p)),
             Slot::Bias(l, p) => bias(&names.module_path(l, p)),
+            Slot::Router(_) | Slot::Expert(..) => self.mixture_name(spec).unwrap_or_default(),
             Slot::FinalNorm => weight(names.final_norm),
             Slot::FinalNormBias => bias(names.final_norm),
             Slot::LmHead => weight(names.lm_head),
+        }
+    }
+
+    fn mixture_name(self, spec: &DecoderSpec) -> Option<String> {
+        let (layers, names) = (spec.names.layers, spec.mixture.as_ref()?.names);
+        Some(match self {
+            Slot::Router(l) => format!("{layers}.{l}.{}.weight", names.router),
+            Slot::Expert(l, e, p) => {
+                let part = match p {
+                    Projection::Gate => names.gate,
+                    Projection::Up => names.up,
+                    _ => names.down,
+                };
+                format!("{layers}.{l}.{}.{e}.{part}.weight", names.experts)
+            }
+            _ => return None,
+        })
+    }
+
+    /// The name under which `files` hold it: older ones leave out what stands before every name of the
+    /// body.
+    pub fn name_in(self, spec: &DecoderSpec, files: &WeightFiles) -> String {
+        let name = self.name(spec);
+        let short = name.strip_prefix(spec.names.base);
+        match short.filter(|s| !files.contains(&name) && files.contains(s)) {
+            Some(short) => short.to_string(),
+            None => name,
         }
     }
 
@@ -178,6 +222,16 @@ impl Slot {
                 vec![out, input]
             }
             Slot::Bias(_, p) => vec![projection_shape(spec, p).0],
+            Slot::Router(_) => {
+                vec![spec.mixture.as_ref().map_or(0, |m| m.num_experts), spec.hidden_size]
+            }
+            Slot::Expert(_, _, p) => {
+                let inner = spec.mixture.as_ref().map_or(0, |m| m.intermediate_size);
+                match p {
+                    Projection::Down => vec![spec.hidden_size, inner],
+                    _ => vec![inner, spec.hidden_size],
+                }
+            }
         }
     }
 
@@ -200,12 +254,18 @@ impl Slot {
 
     /// Whether files hold the transpose.
     pub fn is_transposed(self, spec: &DecoderSpec) -> bool {
-        spec.transposed && matches!(self, Slot::Weight(..))
+        spec.transposed && self.is_linear()
     }
 
     /// Whether this is a matrix: stored in the run's dtype, and subject to weight decay.
     pub fn is_matrix(self) -> bool {
-        matches!(self, Slot::Embed | Slot::Positions | Slot::LmHead | Slot::Weight(..))
+        self.is_linear()
+            || matches!(self, Slot::Embed | Slot::Positions | Slot::LmHead | Slot::Router(_))
+    }
+
+    /// Whether this is the matrix of a linear layer: it may be kept in 8 bits or fewer.
+    pub fn is_linear(self) -> bool {
+        matches!(self, Slot::Weight(..) | Slot::Expert(..))
     }
 
     /// Whether this is a bias: zero in a fresh model.

@@ -151,6 +151,41 @@ pub struct PrefixSpec {
     pub start: u32,
 }
 
+/// How a mixture's tensors are named within a block.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MixtureNames {
+    /// The router.
+    pub router: &'static str,
+    /// What stands before an expert's number.
+    pub experts: &'static str,
+    /// An expert's gate.
+    pub gate: &'static str,
+    /// Its up.
+    pub up: &'static str,
+    /// Its down.
+    pub down: &'static str,
+}
+
+/// A mixture of experts in place of an MLP (Shazeer et al. 2017, arXiv 1701.06538; Mixtral, arXiv
+/// 2401.04088): `y = Σ w_e · expert_e(x)` over the experts that a softmax likes most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixtureSpec {
+    /// How its tensors are named.
+    pub names: &'static MixtureNames,
+    /// Experts of a block.
+    pub num_experts: usize,
+    /// Experts that a token goes through.
+    pub experts_per_token: usize,
+    /// Width of an expert.
+    pub intermediate_size: usize,
+    /// Whether the weights of a token's experts are brought to a sum of 1.
+    pub normalized: bool,
+    /// Weight of the loss that balances the experts' load, where it is asked for.
+    pub balance: Option<f64>,
+    /// Which layers have one.
+    pub layers: Vec<bool>,
+}
+
 /// A decoder-only transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
@@ -198,6 +233,8 @@ pub struct DecoderSpec {
     pub activation: Activation,
     /// Biases in the MLP.
     pub mlp_bias: bool,
+    /// Experts in place of some layers' MLP (Mixtral, Qwen3-MoE).
+    pub mixture: Option<MixtureSpec>,
     /// Norm over each head of queries and keys, before the rotation (Qwen3, Gemma 3).
     pub qk_norm: bool,
     /// How attention and MLP are added to the stream.
@@ -276,6 +313,7 @@ impl DecoderSpec {
             gate: GateLayout::Split,
             activation: Activation::Silu,
             mlp_bias: false,
+            mixture: None,
             qk_norm: false,
             residual: Residual::Sequential,
             output_norms: false,
@@ -295,6 +333,11 @@ impl DecoderSpec {
     pub fn window(&self, layer: usize) -> Option<usize> {
         let applies = self.sliding_layers.get(layer).copied().unwrap_or(true);
         self.sliding_window.filter(|_| applies)
+    }
+
+    /// The experts of `layer`, if it has some in place of an MLP.
+    pub fn mixture(&self, layer: usize) -> Option<&MixtureSpec> {
+        self.mixture.as_ref().filter(|m| m.layers.get(layer).copied().unwrap_or(false))
     }
 
     /// The rotations of `layer`, if any.

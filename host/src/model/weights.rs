@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::projection::Projection;
 use super::reader::WeightFiles;
-use super::slots::{NormPlace, Slot};
+use super::slots::{EXPERT, NormPlace, Slot};
 use super::spec::{DecoderSpec, NormKind};
+use super::storage::Storage;
 use super::{ModelError, bitsandbytes, families};
-use crate::config::Precision;
-use crate::ops::quant::{Matrix, Quantized, Scheme};
+use crate::ops::quant::{Matrix, Quantized};
 use crate::rng::{Purpose, Stream};
 
 /// A linear layer: `y = x Wᵀ + b`.
@@ -22,32 +22,6 @@ pub struct Linear {
     pub weight: Matrix,
     /// `[out]`, f32.
     pub bias: Option<Tensor>,
-}
-
-/// How the matrices of a base are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Storage {
-    /// Type of the embedding, the head, and of linear layers without a scheme: f32 or bf16.
-    pub dtype: DType,
-    /// What linear layers are made narrower by.
-    pub scheme: Option<Scheme>,
-}
-
-impl From<DType> for Storage {
-    fn from(dtype: DType) -> Self {
-        Self { dtype, scheme: None }
-    }
-}
-
-impl From<Precision> for Storage {
-    fn from(precision: Precision) -> Self {
-        let scheme = match precision {
-            Precision { load_in_4bit: true, .. } => Some(Scheme::Nf4),
-            Precision { load_in_8bit: true, .. } => Some(Scheme::Int8),
-            _ => None,
-        };
-        Self { dtype: if precision.bfloat16 { DType::BF16 } else { DType::F32 }, scheme }
-    }
 }
 
 /// A norm, f32.
@@ -65,11 +39,22 @@ impl Norm {
     }
 }
 
+/// Weights of a mixture of experts.
+#[derive(Clone, Debug)]
+pub struct Mixture {
+    /// `[experts, hidden]`.
+    pub router: Tensor,
+    /// Gate, up and down of each expert.
+    pub experts: Vec<[Linear; 3]>,
+}
+
 /// Weights of one block: those that its family has.
 #[derive(Clone, Debug, Default)]
 pub struct LayerWeights {
     norms: [Option<Norm>; NormPlace::ALL.len()],
     linears: [Option<Linear>; Projection::COUNT],
+    /// Experts in place of an MLP.
+    pub mixture: Option<Mixture>,
 }
 
 impl LayerWeights {
@@ -118,8 +103,8 @@ pub struct Weights {
 
 impl Weights {
     /// Loads `dir`, matrices as `storage` says, norms and biases as f32. At no time is more in memory
-    /// than the weights and one tensor. Linear layers that the folder holds as bitsandbytes saves them
-    /// stay so. Answers also the names of tensors that the model does not use.
+    /// than the weights and one tensor. Linear layers that the folder holds as bitsandbytes saves them, or
+    /// in GGUF's blocks, stay so. Answers also the names of tensors that the model does not use.
     ///
     /// # Errors
     /// Missing tensors (all at once), wrong shapes, damaged files.
@@ -131,15 +116,7 @@ impl Weights {
     ) -> Result<(Self, Vec<String>), ModelError> {
         let files = WeightFiles::open(dir)?;
         let slots = Slot::all(spec);
-        // Older files leave out what stands before every name of the body.
-        let in_file = |slot: &Slot| {
-            let name = slot.name(spec);
-            let short = name.strip_prefix(spec.names.base);
-            match short.filter(|s| !files.contains(&name) && files.contains(s)) {
-                Some(short) => short.to_string(),
-                None => name,
-            }
-        };
+        let in_file = |slot: &Slot| slot.name_in(spec, &files);
         let wanted: BTreeSet<String> = slots.iter().map(in_file).collect();
         let missing: Vec<String> =
             slots.iter().map(in_file).filter(|name| !files.contains(name)).collect();
@@ -199,6 +176,7 @@ impl Weights {
     ) -> Result<Self, ModelError> {
         let mut parts = Parts::default();
         parts.layers.resize(spec.num_layers, LayerWeights::default());
+        let mut expert = Vec::new();
         let wrong = |what: &str| candle_core::Error::Msg(format!("a decoder {what}"));
         for slot in Slot::all(spec) {
             let tensor = match (slot, get(slot)?) {
@@ -207,13 +185,28 @@ impl Weights {
                     parts.layers[l].linears[p as usize] = Some(linear);
                     continue;
                 }
+                (Slot::Expert(l, ..), weight) => {
+                    // The router comes first, then each expert's three.
+                    if let Some(mixture) = &mut parts.layers[l].mixture {
+                        expert.push(Linear { weight, bias: None });
+                        if let Ok(whole) = <[Linear; 3]>::try_from(expert.as_slice()) {
+                            mixture.experts.push(whole);
+                            expert.clear();
+                        }
+                    }
+                    continue;
+                }
                 (_, Matrix::Dense(tensor)) => tensor,
                 (_, Matrix::Quantized(_)) => {
                     return Err(wrong("has a narrow matrix where none is read").into());
                 }
             };
             match slot {
-                Slot::Weight(..) => {}
+                Slot::Weight(..) | Slot::Expert(..) => {}
+                Slot::Router(l) => {
+                    let mixture = Mixture { router: tensor, experts: Vec::new() };
+                    parts.layers[l].mixture = Some(mixture);
+                }
                 Slot::Embed => parts.embed = Some(tensor),
                 Slot::Positions => parts.positions = Some(tensor),
                 Slot::LmHead => parts.lm_head = Some(tensor),
@@ -245,14 +238,25 @@ impl Weights {
     pub fn bytes(&self, spec: &DecoderSpec) -> usize {
         let dense =
             |slot: Slot| self.get(slot).map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes());
-        let narrow =
-            self.layers.iter().flat_map(|l| l.linears.iter().flatten()).map(|linear| match &linear
-                .weight
-            {
-                Matrix::Dense(_) => 0,
-                Matrix::Quantized(matrix) => matrix.bytes(),
-            });
-        Slot::all(spec).into_iter().map(dense).sum::<usize>() + narrow.sum::<usize>()
+        let narrow = |layer: &LayerWeights| {
+            let experts = layer.mixture.iter().flat_map(|m| m.experts.iter().flatten());
+            let linears = layer.linears.iter().flatten().chain(experts);
+            linears.map(|linear| linear.weight.narrow_bytes()).sum::<usize>()
+        };
+        Slot::all(spec).into_iter().map(dense).sum::<usize>()
+            + self.layers.iter().map(narrow).sum::<usize>()
+    }
+
+    /// The matrix of a linear layer, dense or narrower.
+    pub fn matrix(&self, slot: Slot) -> Option<&Matrix> {
+        match slot {
+            Slot::Weight(l, p) => Some(&self.layers.get(l)?.linears[p as usize].as_ref()?.weight),
+            Slot::Expert(l, e, p) => {
+                let mixture = self.layers.get(l)?.mixture.as_ref()?;
+                Some(&mixture.experts.get(e)?[expert_index(p)].weight)
+            }
+            _ => None,
+        }
     }
 
     /// The tensor in a slot, if the decoder has it; none for a matrix that is kept narrower.
@@ -269,11 +273,9 @@ impl Weights {
             Slot::LmHead => self.lm_head.as_ref(),
             Slot::Norm(l, place) => norm(l, place).map(|n| &n.weight),
             Slot::NormBias(l, place) => norm(l, place)?.bias.as_ref(),
-            Slot::Weight(l, p) => match &linear(l, p)?.weight {
-                Matrix::Dense(tensor) => Some(tensor),
-                Matrix::Quantized(_) => None,
-            },
+            Slot::Weight(..) | Slot::Expert(..) => self.matrix(slot)?.dense(),
             Slot::Bias(l, p) => linear(l, p)?.bias.as_ref(),
+            Slot::Router(l) => self.layers.get(l)?.mixture.as_ref().map(|m| &m.router),
         }
     }
 
@@ -294,14 +296,21 @@ impl Weights {
                 self.layers.get_mut(l)?.norms[place as usize].as_mut()?.bias.as_mut()
             }
             Slot::Weight(l, p) => {
-                match &mut self.layers.get_mut(l)?.linears[p as usize].as_mut()?.weight {
-                    Matrix::Dense(tensor) => Some(tensor),
-                    Matrix::Quantized(_) => None,
-                }
+                self.layers.get_mut(l)?.linears[p as usize].as_mut()?.weight.dense_mut()
+            }
+            Slot::Router(l) => self.layers.get_mut(l)?.mixture.as_mut().map(|m| &mut m.router),
+            Slot::Expert(l, e, p) => {
+                let mixture = self.layers.get_mut(l)?.mixture.as_mut()?;
+                mixture.experts.get_mut(e)?[expert_index(p)].weight.dense_mut()
             }
             Slot::Bias(l, p) => self.layers.get_mut(l)?.linears[p as usize].as_mut()?.bias.as_mut(),
         }
     }
+}
+
+/// Where an expert's linear layer stands among its three.
+fn expert_index(projection: Projection) -> usize {
+    EXPERT.iter().position(|&p| p == projection).unwrap_or(0)
 }
 
 /// What [`Weights`] is put together from.
@@ -331,24 +340,30 @@ fn read(
     storage: Storage,
     device: &Device,
 ) -> Result<Matrix, ModelError> {
-    let expected = slot.file_shape(spec);
-    let fits = |got: &[usize]| match got == expected {
+    let fits = |got: &[usize], expected: &[usize]| match got == expected {
         true => Ok(()),
         false => Err(ModelError::Shape {
             path: dir.into(),
             name: name.into(),
             got: got.to_vec(),
-            expected: expected.clone(),
+            expected: expected.to_vec(),
         }),
     };
-    let linear = matches!(slot, Slot::Weight(..));
-    if linear && let Some(quantized) = bitsandbytes::read(files, dir, name)? {
-        let (rows, width) = quantized.dims();
-        fits(&[rows, width])?;
-        return Ok(Matrix::Quantized(Arc::new(quantized)));
+    let linear = slot.is_linear();
+    if linear && storage.keep_narrow {
+        let stored = match bitsandbytes::read(files, dir, name)? {
+            None => files.read_blocks(name)?,
+            stored => stored,
+        };
+        if let Some(quantized) = stored {
+            let (rows, width) = quantized.dims();
+            // Never turned, not even where files hold the transpose of whole matrices.
+            fits(&[rows, width], &slot.shape(spec))?;
+            return Ok(Matrix::Quantized(Arc::new(quantized)));
+        }
     }
-    let tensor = files.read(name)?;
-    fits(tensor.dims())?;
+    let tensor = bitsandbytes::read_dense(files, dir, name)?;
+    fits(tensor.dims(), &slot.file_shape(spec))?;
     if let Some(scheme) = storage.scheme.filter(|_| linear) {
         let tensor = slot.turned(spec, tensor.to_dtype(DType::F32)?)?;
         return Ok(Matrix::Quantized(Arc::new(Quantized::from_tensor(scheme, &tensor)?)));

@@ -6,6 +6,7 @@ pub mod card;
 pub mod checkpoint;
 pub mod learner;
 pub mod manifest;
+pub mod memory;
 pub mod progress;
 pub mod results;
 pub mod state;
@@ -33,6 +34,16 @@ pub enum RunError {
         step: u64,
         /// Where its examples came from.
         rows: String,
+    },
+    /// More memory than there is.
+    #[error(
+        "this run needs about {} MB of memory and {} MB are free; lower --per_device_train_batch_size or --model_max_length, or use --gradient_checkpointing True, --load_in_8bit True or --load_in_4bit True (`trainer estimate` says what each takes)", .needed / 1_000_000, .available / 1_000_000
+    )]
+    DoesNotFit {
+        /// Bytes estimated.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
     },
     /// Nothing to train on.
     #[error("there is nothing to train on: {0}")]

@@ -12,8 +12,10 @@ use super::setup::{self, Prepared, Summary};
 use crate::config::{Packing, Pretraining, RunConfig};
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
+use crate::model::reader::WeightFiles;
 use crate::model::{Decoder, HfConfig, Weights};
 use crate::ops::head::CHUNK_BYTES;
+use crate::run::memory::PROCESS_BYTES;
 use crate::run::{Learner, RunError};
 use crate::text::TokenizedExample;
 use crate::text::pack::{self, Plan};
@@ -73,23 +75,6 @@ pub fn prepare<'a>(
     }
     let manifest = setup::manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
 
-    let precision = setup::base_precision(config);
-    let (weights, unused) = match scratch {
-        Some(_) => (
-            Weights::random(&model_config.spec, args.seed, candle_core::DType::F32, &device)?,
-            Vec::new(),
-        ),
-        None => Weights::load(&config.model_name_or_path, &model_config.spec, precision, &device)?,
-    };
-    if !unused.is_empty() {
-        notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
-    }
-    let spec = model_config.spec.clone();
-    let longest = config.model_max_length;
-    let mut decoder = Decoder::new(spec.clone(), weights, &device, longest)?;
-    decoder.gradient_checkpointing = config.gradient_checkpointing;
-    let (params, persist) = setup::trainable(config, &mut decoder, &model_config, &tokenizer)?;
-
     let lengths: Vec<usize> = train.examples.iter().map(|e| e.input_ids.len()).collect();
     let plan = Plan {
         batch_size: args.per_device_train_batch_size,
@@ -97,16 +82,35 @@ pub fn prepare<'a>(
         shuffle: args.shuffle,
         seed: args.seed,
     };
-    let most_tokens = most_tokens(&plan, &lengths);
+    let (dir, spec) = (&config.model_name_or_path, model_config.spec.clone());
+    let storage = setup::base_storage(config);
+    let footprint = match scratch {
+        Some(_) => storage.fresh(&spec),
+        None => storage.footprint(&WeightFiles::open(dir)?, &spec),
+    };
     let work = Workload {
-        tokens: most_tokens,
-        precision,
-        trained_values: params.num_values(),
+        tokens: most_tokens(&plan, &lengths),
+        weight_bytes: footprint.bytes,
+        trained_values: super::estimate::trained_values(config, &spec)?,
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
         head_chunk_bytes: CHUNK_BYTES,
     };
+    let memory_bytes = estimate(&spec, &work).total() + PROCESS_BYTES;
+    setup::check_fits(memory_bytes)?;
+    let (weights, unused) = match scratch {
+        Some(_) => (Weights::random(&spec, args.seed, storage.dtype, &device)?, Vec::new()),
+        None => Weights::load(dir, &spec, storage, &device)?,
+    };
+    if !unused.is_empty() {
+        notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
+    }
+    let longest = config.model_max_length;
+    let mut decoder = Decoder::new(spec.clone(), weights, &device, longest)?;
+    decoder.gradient_checkpointing = config.gradient_checkpointing;
+    let (params, persist) = setup::trainable(config, &mut decoder, &model_config, &tokenizer)?;
+
     let model = match scratch {
         Some(_) => format!("{} from scratch", spec.model_type),
         None => format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
@@ -115,7 +119,7 @@ pub fn prepare<'a>(
         stage: config.stage.name(),
         model,
         parameters: num_parameters(&spec),
-        dtype: precision.name(),
+        dtype: footprint.name,
         trained: params.num_values(),
         train_rows: train.ledger.lines(),
         sequences: train.examples.len(),
@@ -125,7 +129,7 @@ pub fn prepare<'a>(
         validation,
         steps: 0,
         done: 0,
-        memory_bytes: estimate(&spec, &work).total(),
+        memory_bytes,
         seed: args.seed,
         threads: rayon::current_num_threads(),
         output_dir: args.output_dir.clone(),

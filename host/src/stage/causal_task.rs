@@ -64,7 +64,11 @@ impl Task for CausalTask {
             |target| causal::dlogprob(target.weight, at.denominator),
             grads,
         )?;
-        Ok(sums(&scored, batch.len()))
+        let mut sums = sums(&scored, batch.len());
+        if let Some(balance) = scored.balance {
+            sums.metric("aux_loss", balance);
+        }
+        Ok(sums)
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {

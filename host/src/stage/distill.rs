@@ -276,9 +276,9 @@ pub fn prepare<'a>(
         tokens: lessons.iter().map(|l| l.prompt.len()).sum(),
         trained_tokens: 0,
         most_tokens: args.per_device_train_batch_size * longest,
-        other_bytes: teacher_bytes + cache::bytes(speaker, s.generation_batch_size, longest),
+        other_bytes: teacher_bytes + cache::bytes(&speaker.spec, s.generation_batch_size, longest),
     };
-    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     summary.notices.push(format!(
         "teacher: {} ({} parameters)",
         settings.teacher.display(),

@@ -187,7 +187,7 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         most_tokens,
         other_bytes: reference.bytes(),
     };
-    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let good = answers.iter().filter(|a| a.good).count();
     summary.notices.push(format!("{good} good answers, {} bad ones", answers.len() - good));
     if preferences.loss == PreferenceLoss::Kto && config.training.per_device_train_batch_size == 1 {

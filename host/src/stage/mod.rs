@@ -7,6 +7,7 @@ pub mod chat;
 pub mod convert;
 pub mod dataset;
 pub mod distill;
+pub mod estimate;
 pub mod kto;
 pub mod pairs;
 pub mod persist;

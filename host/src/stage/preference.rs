@@ -221,7 +221,7 @@ pub fn prepare<'a>(
         most_tokens,
         other_bytes: reference.as_ref().map_or(0, |r| r.bytes()),
     };
-    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let mut identity = setup::identity(config, &inputs.manifest);
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);

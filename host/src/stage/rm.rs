@@ -220,7 +220,7 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
         most_tokens,
         other_bytes: 0,
     };
-    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let identity = setup::identity(config, &inputs.manifest);
     let learner = Learner::new(decoder, params, planner, persist, config.training.seed);
     let task = RmTask {

@@ -5,22 +5,25 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
 use super::dataset::{self, Dataset, Item, Part, Pipeline};
+use super::estimate;
 use super::persist::{AdapterFiles, ModelFiles};
 use crate::adapter::peft::{LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
-use crate::config::{ConfigError, Precision, RunConfig};
+use crate::config::{ConfigError, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
-use crate::model::memory::{Workload, estimate, num_parameters};
+use crate::model::memory::{self as model_memory, Workload, num_parameters};
+use crate::model::reader::WeightFiles;
 use crate::model::save::write_json;
-use crate::model::{Decoder, DecoderSpec, HfConfig, ModelError, ParamSet, Weights};
+use crate::model::{Decoder, DecoderSpec, HfConfig, ModelError, ParamSet, Storage, Weights};
 use crate::ops::head::CHUNK_BYTES;
 use crate::run::card::{self, Card};
 use crate::run::manifest::{Manifest, UsedPlugin, hash_files};
+use crate::run::memory;
 use crate::run::progress::Progress;
 use crate::run::{EpochPlanner, Outcome, Persist, RunError, Task, Trainer};
 use crate::text::TextTokenizer;
@@ -36,7 +39,7 @@ pub struct Summary {
     /// Values of the base.
     pub parameters: usize,
     /// Type of the frozen weights.
-    pub dtype: &'static str,
+    pub dtype: String,
     /// Values trained.
     pub trained: usize,
     /// Training rows, in words.
@@ -127,16 +130,8 @@ impl<'a, T: Task> Prepared<'a, T> {
             card::write(dir, &model_card(config, &manifest, &metrics))?;
         }
         drop(lock);
-        Ok(Report { outcome, metrics, peak_memory_bytes: peak_memory_bytes() })
+        Ok(Report { outcome, metrics, peak_memory_bytes: memory::peak_bytes() })
     }
-}
-
-/// Peak resident memory of this process, bytes, as the kernel counts it.
-pub fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 /// Uses this many threads from now on; 0 leaves the choice to the machine. Later calls change
@@ -229,8 +224,8 @@ pub(super) fn inputs<T: Item>(
 
 /// How the base's weights are kept. Trained ones are float32: an update is often less than the last
 /// bit of a bfloat16, and would be lost.
-pub(super) fn base_precision(config: &RunConfig) -> Precision {
-    if config.use_peft { config.precision } else { Precision::default() }
+pub(super) fn base_storage(config: &RunConfig) -> Storage {
+    if config.use_peft { config.precision.into() } else { Storage::whole(DType::F32) }
 }
 
 /// What the user should know of the types.
@@ -242,10 +237,24 @@ pub(super) fn dtype_notice(config: &RunConfig) -> Option<String> {
     })
 }
 
+/// Refuses a run of `needed` bytes that the machine plainly does not have. An estimate may be off by a
+/// tenth.
+pub(super) fn check_fits(needed: usize) -> Result<()> {
+    let needed = needed as u64;
+    match memory::available_bytes() {
+        Some(available) if needed / 10 * 9 > available => {
+            Err(RunError::DoesNotFit { needed, available }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The base's decoder; `spec` may leave out its head.
 pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Decoder> {
     let base = &config.model_name_or_path;
-    let (weights, _) = Weights::load(base, spec, base_precision(config), &Device::Cpu)?;
+    let footprint = base_storage(config).footprint(&WeightFiles::open(base)?, spec);
+    check_fits(footprint.bytes + 16 * estimate::trained_values(config, spec)?)?;
+    let (weights, _) = Weights::load(base, spec, base_storage(config), &Device::Cpu)?;
     let positions = config.model_max_length;
     let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
     decoder.gradient_checkpointing = config.gradient_checkpointing;
@@ -282,21 +291,23 @@ pub(super) fn summary<T>(
     params: &ParamSet,
     inputs: &Inputs<T>,
     sizes: &Sizes,
-) -> Summary {
+) -> Result<Summary> {
+    let files = WeightFiles::open(&config.model_name_or_path)?;
+    let footprint = base_storage(config).footprint(&files, spec);
     let work = Workload {
         tokens: sizes.most_tokens,
-        precision: base_precision(config),
+        weight_bytes: footprint.bytes,
         trained_values: params.num_values(),
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
         head_chunk_bytes: CHUNK_BYTES,
     };
-    Summary {
+    Ok(Summary {
         stage: config.stage.name(),
         model: format!("{} ({})", config.model_name_or_path.display(), spec.model_type),
         parameters: num_parameters(spec),
-        dtype: base_precision(config).name(),
+        dtype: footprint.name,
         trained: params.num_values(),
         train_rows: inputs.train.ledger.lines(),
         sequences: sizes.sequences,
@@ -306,12 +317,14 @@ pub(super) fn summary<T>(
         validation: inputs.validation.clone(),
         steps: 0,
         done: 0,
-        memory_bytes: estimate(spec, &work).total() + sizes.other_bytes,
+        memory_bytes: model_memory::estimate(spec, &work).total()
+            + sizes.other_bytes
+            + memory::PROCESS_BYTES,
         seed: config.training.seed,
         threads: rayon::current_num_threads(),
         output_dir: config.training.output_dir.clone(),
         notices: inputs.notices.clone(),
-    }
+    })
 }
 
 /// The validation items in batches.
@@ -468,7 +481,8 @@ pub(super) fn model_files(dir: &std::path::Path) -> Vec<PathBuf> {
         .map(|e| e.path())
         .filter(|p| {
             let name = p.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".bin")
+            let weights = [".safetensors", ".bin", ".gguf"];
+            name == "config.json" || weights.iter().any(|end| name.ends_with(end))
         })
         .collect();
     files.sort();

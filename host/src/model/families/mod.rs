@@ -10,9 +10,11 @@ pub mod gpt_neox;
 pub mod internlm2;
 pub mod llama;
 pub mod mistral;
+pub mod mixtral;
 pub mod phi3;
 pub mod qwen2;
 pub mod qwen3;
+pub mod qwen3_moe;
 
 use super::fields::Fields;
 use super::spec::DecoderSpec;
@@ -28,7 +30,7 @@ pub struct Family {
 }
 
 /// Every family, by name.
-pub const FAMILIES: [Family; 16] = [
+pub const FAMILIES: [Family; 18] = [
     baichuan::FAMILY,
     bloom::FAMILY,
     chatglm::FAMILY,
@@ -42,9 +44,11 @@ pub const FAMILIES: [Family; 16] = [
     internlm2::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    mixtral::FAMILY,
     phi3::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
+    qwen3_moe::FAMILY,
 ];
 
 /// The family of a `model_type`.

@@ -7,7 +7,7 @@ use crate::model::spec::DecoderSpec;
 /// The family.
 pub const FAMILY: Family = Family { model_type: "qwen3", architecture: "Qwen3ForCausalLM", spec };
 
-fn spec(fields: &mut Fields<'_>) -> DecoderSpec {
+pub(super) fn spec(fields: &mut Fields<'_>) -> DecoderSpec {
     let attention_bias = fields.bool_or("attention_bias", false);
     let mut spec = DecoderSpec {
         qkv_bias: attention_bias,

@@ -47,6 +47,12 @@ fn from_bytes<T: GgmlType + 'static>(bytes: &[u8]) -> Box<dyn BlockRows> {
 }
 
 impl Blocks {
+    /// Whether matrices of this type are rows of blocks that can be used.
+    pub fn is_known(dtype: GgmlDType) -> bool {
+        use GgmlDType::*;
+        matches!(dtype, Q2K | Q3K | Q4_0 | Q4_1 | Q4K | Q5_0 | Q5_1 | Q5K | Q6K | Q8_0)
+    }
+
     /// From the bytes of `rows` rows of `width` values.
     ///
     /// # Errors

@@ -25,6 +25,28 @@ pub enum Scheme {
     Nf4,
 }
 
+impl Scheme {
+    /// How it is named.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Int8 => "int8",
+            Scheme::Nf4 => "nf4",
+        }
+    }
+
+    /// Bytes of a matrix `[out, in]`.
+    pub fn bytes(self, rows: usize, width: usize) -> usize {
+        match self {
+            Scheme::Int8 => rows * width + 4 * rows,
+            // Half a byte a value, a byte for 64 of them, four for 64 · 256, and a table.
+            Scheme::Nf4 => {
+                let scales = (rows * width).div_ceil(nf4::BLOCK);
+                (rows * width).div_ceil(2) + scales + 4 * scales.div_ceil(nf4::NESTED_BLOCK) + 1024
+            }
+        }
+    }
+}
+
 /// A narrow matrix, `[out, in]`.
 #[derive(Debug)]
 pub enum Quantized {
@@ -98,6 +120,32 @@ pub enum Matrix {
     Dense(Tensor),
     /// Narrower, and never trained.
     Quantized(Arc<Quantized>),
+}
+
+impl Matrix {
+    /// The tensor, unless it is narrower.
+    pub fn dense(&self) -> Option<&Tensor> {
+        match self {
+            Matrix::Dense(tensor) => Some(tensor),
+            Matrix::Quantized(_) => None,
+        }
+    }
+
+    /// As [`Matrix::dense`], to be replaced.
+    pub fn dense_mut(&mut self) -> Option<&mut Tensor> {
+        match self {
+            Matrix::Dense(tensor) => Some(tensor),
+            Matrix::Quantized(_) => None,
+        }
+    }
+
+    /// Bytes of a narrower matrix; 0 for a dense one.
+    pub fn narrow_bytes(&self) -> usize {
+        match self {
+            Matrix::Dense(_) => 0,
+            Matrix::Quantized(quantized) => quantized.bytes(),
+        }
+    }
 }
 
 /// A matrix that a product reads.

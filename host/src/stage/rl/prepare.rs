@@ -108,7 +108,7 @@ pub fn prepare<'a>(
     let lengths: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
     let most = lengths.iter().max().copied().unwrap_or(0) + longest;
     let slots = settings.sampling.generation_batch_size;
-    let cache = crate::model::cache::bytes(&decoder, slots, most);
+    let cache = crate::model::cache::bytes(&decoder.spec, slots, most);
     let sizes = Sizes {
         sequences: prompts.len() * settings.num_generations,
         tokens: lengths.iter().sum(),
@@ -116,7 +116,7 @@ pub fn prepare<'a>(
         most_tokens: batch * most,
         other_bytes: cache + reference.as_ref().map_or(0, |r| r.bytes()) + rewards.bytes(),
     };
-    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes);
+    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let names: Vec<&str> = rewards.names().collect();
     summary.notices.push(format!("rewards: {}", names.join(", ")));
     let mut identity = setup::identity(config, &inputs.manifest);
