@@ -248,7 +248,8 @@ fn a_base_in_eight_and_four_bits_learns_as_the_whole_one_does() {
         // Generation on the narrow base with the adapter, and the merge into the whole base.
         let adapter = arg(&out);
         assert!(!answer(&base, &["--adapter", &adapter, flag, "True"]).trim().is_empty());
-        merge(&base, &out, &dir.path().join(format!("{name}-merged")));
+        let said = merge(&base, &out, &dir.path().join(format!("{name}-merged")));
+        assert!(said.contains(&format!("from the base in {name}")), "{said}");
         // The same base written narrow beforehand: the same bits.
         let stored = dir.path().join(format!("{name}-base"));
         let (from, to) = (arg(&base), arg(&stored));

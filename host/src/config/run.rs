@@ -44,6 +44,8 @@ pub struct RunConfig {
     pub tokenizer_name_or_path: Option<PathBuf>,
     /// How frozen weights are kept.
     pub precision: Precision,
+    /// Weight of the loss that balances experts; `None`: the model's own.
+    pub router_aux_loss_coef: Option<f64>,
     /// CPU threads; 0: all.
     pub num_threads: usize,
     /// Training data.
@@ -170,6 +172,10 @@ impl RunConfig {
             model_name_or_path,
             tokenizer_name_or_path: v.text("tokenizer_name_or_path").map(PathBuf::from),
             precision: Precision::resolve(v),
+            router_aux_loss_coef: match v.is_known("router_aux_loss_coef") {
+                true => Some(v.float("router_aux_loss_coef")).filter(|&c| c > 0.0),
+                false => None,
+            },
             num_threads: v.size("num_threads"),
             train_file_dir,
             validation_file_dir: v.list("validation_file_dir"),

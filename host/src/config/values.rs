@@ -55,6 +55,11 @@ impl Values {
         }
     }
 
+    /// Whether the command has such a setting.
+    pub fn is_known(&self, name: &str) -> bool {
+        find(self.table, name).is_some()
+    }
+
     /// Whether the user gave a value.
     pub fn is_given(&self, name: &str) -> bool {
         !self.list_of(name).is_empty()

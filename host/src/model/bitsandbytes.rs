@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::ModelError;
 use super::reader::WeightFiles;
+use super::save::Entry;
 use crate::ops::quant::nf4::{self, NESTED_BLOCK, Scales};
-use crate::ops::quant::{Int8, Nf4, Quantized};
+use crate::ops::quant::{Int8, Nf4, Quantized, Scheme};
 
 /// End of the name of a 4-bit matrix's description.
 const STATE: &str = ".quant_state.bitsandbytes__nf4";

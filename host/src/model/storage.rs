@@ -54,13 +54,13 @@ impl Storage {
                 }
             }
         }
-        Footprint { bytes, name: self.name(&kinds) }
+        Footprint { bytes, narrow: !kinds.is_empty(), name: self.name(&kinds) }
     }
 
     /// What fresh weights of `spec` take.
     pub fn fresh(self, spec: &DecoderSpec) -> Footprint {
         let bytes = num_parameters(spec) * self.dtype.size_in_bytes();
-        Footprint { bytes, name: self.name(&BTreeMap::new()) }
+        Footprint { bytes, narrow: false, name: self.name(&BTreeMap::new()) }
     }
 
     fn name(self, kinds: &BTreeMap<String, usize>) -> String {
@@ -105,6 +105,8 @@ impl From<Precision> for Storage {
 pub struct Footprint {
     /// Bytes.
     pub bytes: usize,
+    /// Whether linear layers are in 8 bits or fewer.
+    pub narrow: bool,
     /// Types, for the first screen.
     pub name: String,
 }

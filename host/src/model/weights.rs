@@ -1,6 +1,7 @@
 //! The decoder's weights: loaded from a folder, or fresh.
 
 use std::collections::BTreeSet;
+use std::mem::take;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -189,9 +190,8 @@ impl Weights {
                     // The router comes first, then each expert's three.
                     if let Some(mixture) = &mut parts.layers[l].mixture {
                         expert.push(Linear { weight, bias: None });
-                        if let Ok(whole) = <[Linear; 3]>::try_from(expert.as_slice()) {
-                            mixture.experts.push(whole);
-                            expert.clear();
+                        if expert.len() == EXPERT.len() {
+                            mixture.experts.extend(<[Linear; 3]>::try_from(take(&mut expert)));
                         }
                     }
                     continue;

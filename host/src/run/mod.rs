@@ -106,7 +106,7 @@ impl RunError {
             RunError::NotFinite { .. } => 5,
             RunError::NothingToTrain(_) => 3,
             RunError::RewardFails { .. } => 4,
-            RunError::NoSuchMetric { .. } => 2,
+            RunError::NoSuchMetric { .. } | RunError::DoesNotFit { .. } => 2,
             RunError::Checkpoint { .. } => 6,
             RunError::OtherRun { .. } | RunError::NoCheckpoint(_) | RunError::Locked { .. } => 2,
         }

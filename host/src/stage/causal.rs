@@ -9,7 +9,7 @@ use super::causal_task::CausalTask;
 use super::dataset::{self, Dataset, Pipeline};
 use super::pt;
 use super::setup::{self, Prepared, Summary};
-use crate::config::{Packing, Pretraining, RunConfig};
+use crate::config::{ConfigError, Packing, Pretraining, RunConfig};
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
@@ -33,7 +33,7 @@ pub fn prepare<'a>(
     let lock = setup::claim(config)?;
     let device = Device::Cpu;
     let scratch = config.pretraining.as_ref().filter(|p| p.from_scratch());
-    let (model_config, tokenizer) = match scratch {
+    let (mut model_config, tokenizer) = match scratch {
         Some(scratch) => pt::fresh(config, scratch)?,
         None => {
             let model_config = HfConfig::read(&config.model_name_or_path)?;
@@ -41,6 +41,14 @@ pub fn prepare<'a>(
             (model_config, tokenizer)
         }
     };
+    if let Some(weight) = config.router_aux_loss_coef {
+        let mixture = model_config.spec.mixture.as_mut().ok_or_else(|| {
+            ConfigError::one(
+                "`--router_aux_loss_coef` balances the experts of a mixture, and this model has none; leave it out",
+            )
+        })?;
+        mixture.balance = Some(weight);
+    }
     let tokenizer = Arc::new(tokenizer);
     let pipeline = Pipeline::load(config, &tokenizer)?;
     let Dataset::<TokenizedExample> { mut train, mut eval, validation } =

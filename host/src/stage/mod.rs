@@ -4,6 +4,7 @@ pub mod answers;
 pub mod causal;
 pub mod causal_task;
 pub mod chat;
+pub mod compare;
 pub mod convert;
 pub mod dataset;
 pub mod distill;

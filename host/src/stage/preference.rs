@@ -221,7 +221,14 @@ pub fn prepare<'a>(
         most_tokens,
         other_bytes: reference.as_ref().map_or(0, |r| r.bytes()),
     };
-    let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
+    let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
+    let margins = pairs.iter().filter(|pair| pair.margin.is_some()).count();
+    if margins > 0 {
+        let stage = config.stage.name();
+        summary.notices.push(format!(
+            "{margins} pairs have a margin, which {stage} does not use; `trainer rm` asks for it"
+        ));
+    }
     let mut identity = setup::identity(config, &inputs.manifest);
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);

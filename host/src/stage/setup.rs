@@ -417,6 +417,7 @@ pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<Stri
         ("torch_dtype", json!(config.precision.bfloat16)),
         ("load_in_8bit", json!(config.precision.load_in_8bit)),
         ("load_in_4bit", json!(config.precision.load_in_4bit)),
+        ("router_aux_loss_coef", json!(config.router_aux_loss_coef)),
     ];
     entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }

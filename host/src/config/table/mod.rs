@@ -319,6 +319,14 @@ pub const SFT: &[Setting] = &[
     ),
     row(
         TRAINING,
+        "router_aux_loss_coef",
+        Kind::Float(0.0, 100.0),
+        "0",
+        &["moe_aux_loss_coef"],
+        "weight of the loss that balances the experts of a mixture; 0: as the model's configuration says",
+    ),
+    row(
+        TRAINING,
         "gradient_checkpointing",
         Kind::Bool,
         "False",

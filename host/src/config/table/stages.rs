@@ -543,6 +543,9 @@ fn derived(
 
 const SEQUENCES: &[&str] = &["model_max_length", "packing", "train_on_inputs"];
 
+/// Rows of [`SFT`] that only losses over all tokens know.
+const CAUSAL: &[&str] = &["model_max_length", "packing", "train_on_inputs", "router_aux_loss_coef"];
+
 /// Settings of a stage's command.
 pub fn of(stage: Stage) -> &'static [Setting] {
     static TABLES: [OnceLock<Vec<Setting>>; Stage::ALL.len()] =
@@ -550,14 +553,14 @@ pub fn of(stage: Stage) -> &'static [Setting] {
     TABLES[stage as usize].get_or_init(|| match stage {
         Stage::Sft => SFT.to_vec(),
         Stage::Pt => derived(SEQUENCES, PT_DEFAULTS, &[PT_OWN]),
-        Stage::Rm => derived(SEQUENCES, RM_DEFAULTS, &[RM_OWN]),
-        Stage::Dpo => derived(SEQUENCES, PAIR_DEFAULTS, &[DPO_OWN]),
-        Stage::Orpo => derived(SEQUENCES, PAIR_DEFAULTS, &[ORPO_OWN]),
-        Stage::Simpo => derived(SEQUENCES, PAIR_DEFAULTS, &[SIMPO_OWN]),
-        Stage::Kto => derived(SEQUENCES, PAIR_DEFAULTS, &[KTO_OWN]),
-        Stage::Grpo => derived(SEQUENCES, GRPO_DEFAULTS, &[SAMPLED, JUDGED, GRPO_OWN]),
-        Stage::Rloo => derived(SEQUENCES, RLOO_DEFAULTS, &[SAMPLED, JUDGED, RLOO_OWN]),
-        Stage::Distill => derived(SEQUENCES, DISTILL_DEFAULTS, &[SAMPLED, DISTILL_OWN]),
-        Stage::Ppo => derived(SEQUENCES, PPO_DEFAULTS, &[SAMPLED, JUDGED, PPO_OWN]),
+        Stage::Rm => derived(CAUSAL, RM_DEFAULTS, &[RM_OWN]),
+        Stage::Dpo => derived(CAUSAL, PAIR_DEFAULTS, &[DPO_OWN]),
+        Stage::Orpo => derived(CAUSAL, PAIR_DEFAULTS, &[ORPO_OWN]),
+        Stage::Simpo => derived(CAUSAL, PAIR_DEFAULTS, &[SIMPO_OWN]),
+        Stage::Kto => derived(CAUSAL, PAIR_DEFAULTS, &[KTO_OWN]),
+        Stage::Grpo => derived(CAUSAL, GRPO_DEFAULTS, &[SAMPLED, JUDGED, GRPO_OWN]),
+        Stage::Rloo => derived(CAUSAL, RLOO_DEFAULTS, &[SAMPLED, JUDGED, RLOO_OWN]),
+        Stage::Distill => derived(CAUSAL, DISTILL_DEFAULTS, &[SAMPLED, DISTILL_OWN]),
+        Stage::Ppo => derived(CAUSAL, PPO_DEFAULTS, &[SAMPLED, JUDGED, PPO_OWN]),
     })
 }

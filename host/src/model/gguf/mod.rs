@@ -15,7 +15,6 @@ use serde_json::json;
 use super::projection::Projection;
 use super::save::{Entry, SHARD_BYTES, config_for, write_json, write_weights};
 use super::slots::{NormPlace, Slot};
-use super::spec::DecoderSpec;
 use super::{HfConfig, ModelError};
 use crate::fs::{AtomicDir, io_error};
 use crate::ops::quant::{Blocks, Quantized};
