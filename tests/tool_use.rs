@@ -45,6 +45,8 @@ fn calls_and_answers_are_trained_and_what_a_tool_said_is_not() {
             "sharegpt",
             "--plugin",
             template,
+            "--model_max_length",
+            "1024",
             "--num_rows",
             "1",
             "--json",
@@ -69,16 +71,8 @@ fn calls_and_answers_are_trained_and_what_a_tool_said_is_not() {
         }
     }
     let out = dir.path().join("sft");
-    let more = [
-        "--plugin",
-        "sharegpt",
-        "--plugin",
-        "chatml",
-        "--max_steps",
-        "10",
-        "--learning_rate",
-        "1e-2",
-    ];
+    let plugins = ["--plugin", "sharegpt", "--plugin", "chatml", "--model_max_length", "1024"];
+    let more = [&plugins[..], &["--max_steps", "10", "--learning_rate", "1e-2"]].concat();
     trainer_ok(stage("sft", &data, &out, &more));
     let found = losses(&out);
     assert!(found[9].1 < found[0].1 - 0.3, "{found:?}");

@@ -424,6 +424,9 @@ def golden(name, model, config):
     linears = (nn.Linear, hf.pytorch_utils.Conv1D)
     targets = sorted({k.rsplit(".", 1)[-1] for k, m in model.named_modules()
                       if isinstance(m, linears) and not k.endswith(heads)})
+    if hasattr(model.config, "num_experts_per_tok"):
+        # PEFT takes the names of an MLP for those of experts.
+        targets = [t for t in targets if t.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))]
     conv = any(isinstance(m, hf.pytorch_utils.Conv1D) for m in model.modules())
     lora = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets,
                                             fan_in_fan_out=conv))

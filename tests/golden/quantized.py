@@ -2,7 +2,7 @@
 the Python package of llama.cpp (gguf 0.17).
 
 int8       source [3, 40], values, scales, dequantized
-nf4        source [3, 96], packed values, indices and scales of scales, dequantized
+nf4        source [3, 128], packed values, indices and scales of scales, dequantized
 code       the 256 values of the dynamic type
 blocks     for each kind the bytes of a row of 256 values (base64), and the values they stand for
 quantized/ model.safetensors: the same two matrices as bitsandbytes saves them, `a` and `b`
@@ -29,7 +29,7 @@ values, scales, _ = F.int8_vectorwise_quant(a.clone())
 record["int8"] = {"source": numbers(a), "values": numbers(values), "scales": numbers(scales),
                   "dequantized": numbers(torch.ops.bitsandbytes.int8_vectorwise_dequant(values, scales))}
 
-b = torch.randn(3, 96) * 0.05
+b = torch.randn(3, 128) * 0.05
 packed, state = F.quantize_4bit(b, blocksize=64, quant_type="nf4", compress_statistics=True)
 record["nf4"] = {"source": numbers(b), "packed": numbers(packed), "indices": numbers(state.absmax),
                  "nested": numbers(state.state2.absmax), "offset": state.offset.item(),

@@ -33,7 +33,8 @@ pub fn matching(
         _ => None,
     };
     let matches = |module: &str| match (&config.target_modules, &expression) {
-        (TargetModules::All, _) => true,
+        // Beside experts PEFT takes the names of an MLP's layers for the experts' own.
+        (TargetModules::All, _) => spec.mixture.is_none() || !module.contains("mlp."),
         (TargetModules::List(names), _) => {
             names.iter().any(|n| module == n || module.ends_with(&format!(".{n}")))
         }

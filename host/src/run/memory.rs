@@ -1,8 +1,10 @@
 //! Memory of this process and of the machine.
 
-/// What the program takes beside models and what they compute: code, tokenizer, plugins, data of a usual
-/// size.
-pub const PROCESS_BYTES: usize = 60_000_000;
+/// What the program takes beside models and what they compute, as measured: code, plugins, data of a usual
+/// size, and a tokenizer of `vocab_size` tokens.
+pub fn process_bytes(vocab_size: usize) -> usize {
+    100_000_000 + 1_200 * vocab_size
+}
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|l| l.starts_with(name))?;

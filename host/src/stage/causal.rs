@@ -15,7 +15,7 @@ use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
 use crate::model::{Decoder, HfConfig, Weights};
 use crate::ops::head::CHUNK_BYTES;
-use crate::run::memory::PROCESS_BYTES;
+use crate::run::memory::process_bytes;
 use crate::run::{Learner, RunError};
 use crate::text::TokenizedExample;
 use crate::text::pack::{self, Plan};
@@ -105,7 +105,7 @@ pub fn prepare<'a>(
         gradient_checkpointing: config.gradient_checkpointing,
         head_chunk_bytes: CHUNK_BYTES,
     };
-    let memory_bytes = estimate(&spec, &work).total() + PROCESS_BYTES;
+    let memory_bytes = estimate(&spec, &work).total() + process_bytes(spec.vocab_size);
     setup::check_fits(memory_bytes)?;
     let (weights, unused) = match scratch {
         Some(_) => (Weights::random(&spec, args.seed, storage.dtype, &device)?, Vec::new()),

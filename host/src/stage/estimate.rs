@@ -12,7 +12,7 @@ use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
 use crate::model::{DecoderSpec, HfConfig, ModelError, Storage, cache};
 use crate::ops::head::CHUNK_BYTES;
-use crate::run::memory::PROCESS_BYTES;
+use crate::run::memory::process_bytes;
 
 /// Bytes by purpose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -142,7 +142,8 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
         slots = settings.sampling.generation_batch_size;
     }
     let cache = cache::bytes(&spec, slots, config.model_max_length);
-    let total = parts.total() + others + cache + PROCESS_BYTES;
+    let process = process_bytes(spec.vocab_size);
+    let total = parts.total() + others + cache + process;
     Ok(Forecast {
         dtype: footprint.name,
         parameters: num_parameters(&spec),
@@ -154,7 +155,7 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
         head: parts.head,
         others,
         cache,
-        process: PROCESS_BYTES,
+        process,
         total,
     })
 }

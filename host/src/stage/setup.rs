@@ -319,7 +319,7 @@ pub(super) fn summary<T>(
         done: 0,
         memory_bytes: model_memory::estimate(spec, &work).total()
             + sizes.other_bytes
-            + memory::PROCESS_BYTES,
+            + memory::process_bytes(spec.vocab_size),
         seed: config.training.seed,
         threads: rayon::current_num_threads(),
         output_dir: config.training.output_dir.clone(),
