@@ -42,12 +42,13 @@ fn what_is_said_is_what_is_taken() {
     let first = ["sft", "--train_file_dir", &rows, "--plugin", "text", "--output_dir", &out];
     let rest = ["--max_steps", "1", "--eval_strategy", "no", "--report_to", "none"];
     let screen = trainer_ok(first.iter().chain(&shape).chain(&rest));
-    let (said, taken) = (said["total"].as_f64().unwrap() / 1e6, peak(&screen));
-    assert!((said / taken - 1.0).abs() < 0.2, "{said} MB said, {taken} MB taken");
+    let number = |value: &Value, key: &str| value[key].as_f64().unwrap() / 1e6;
+    let (total, taken) = (number(&said, "total"), peak(&screen));
+    assert!((total / taken - 1.0).abs() < 0.2, "{total} MB said, {taken} MB taken");
     // What saves memory is said to.
     let less = estimate(&["--gradient_checkpointing", "True", "--load_in_8bit", "True"]);
-    assert!(less["total"].as_f64().unwrap() / 1e6 < said / 2.0, "{less}");
-    assert!(less["weights"].as_f64() < estimate(&[])["weights"].as_f64());
+    assert!(number(&less, "activations") < number(&said, "activations") / 3.0, "{less}");
+    assert!(number(&less, "weights") < number(&said, "weights"), "{less}");
 }
 
 #[test]
