@@ -2,27 +2,20 @@
 
 use serde_json::json;
 
-use super::screen;
+use super::super::screen;
 use crate::config::ConfigError;
 use crate::error::Result;
-use crate::plugin::{Plugin, PluginLimits, shipped_names};
+use crate::plugin::{Plugin, PluginLimits};
+
+pub(super) const USAGE: &str = "trainer plugin inspect FILE|NAME [--json]";
 
 /// Runs the command.
-pub fn run(args: &[String]) -> Result<()> {
+pub(super) fn run(args: &[String]) -> Result<()> {
     let as_json = args.iter().any(|a| a == "--json");
     let rest: Vec<&str> = args.iter().map(String::as_str).filter(|a| *a != "--json").collect();
     match rest.as_slice() {
-        ["inspect", name] => inspect(name, as_json),
-        ["--help" | "-h"] | [] => {
-            let shipped: Vec<&str> = shipped_names().collect();
-            screen::line(&format!(
-                "trainer plugin inspect FILE|NAME [--json]\n\nShows a plugin's world, version, hash, \
-                 columns and options.\nShipped with this binary: {}",
-                if shipped.is_empty() { "none".to_string() } else { shipped.join(", ") }
-            ));
-            Ok(())
-        }
-        _ => Err(ConfigError::one("usage: trainer plugin inspect FILE|NAME [--json]").into()),
+        [name] => inspect(name, as_json),
+        _ => Err(ConfigError::one(format!("usage: {USAGE}")).into()),
     }
 }
 
