@@ -105,7 +105,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "score", about: "judge a file of answers by rewards", run: score::run },
     Command { name: "chat", about: "talk with a model", run: chat::run },
     Command { name: "import", about: "turn a GGUF file into a model folder", run: import::run },
-    Command { name: "plugin", about: "inspect a plugin", run: plugin::run },
+    Command { name: "plugin", about: "inspect, check and time plugins", run: plugin::run },
     Command {
         name: "quickstart",
         about: "see everything work on shipped data",

@@ -3,6 +3,7 @@
 //! A column as a whole may be of an unsuitable type (an error); a single value may not fit (the
 //! row is rejected here, before the plugin sees it).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -134,29 +135,35 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// The same call for its row `i` alone.
-    pub(super) fn single(&self, i: usize) -> Call {
-        fn one<T: Clone>(values: &[T], i: usize) -> Vec<T> {
-            values.get(i).cloned().into_iter().collect()
+    /// The same call for some of its rows alone.
+    pub(super) fn slice(&self, rows: Range<usize>) -> Call {
+        fn part<T: Clone>(values: &[T], rows: &Range<usize>) -> Vec<T> {
+            values.get(rows.clone()).map(<[T]>::to_vec).unwrap_or_default()
         }
         let column = |column: &types::Column| types::Column {
             name: column.name.clone(),
             values: match &column.values {
-                types::Values::Utf8(v) => types::Values::Utf8(one(v, i)),
-                types::Values::Int64(v) => types::Values::Int64(one(v, i)),
-                types::Values::Float64(v) => types::Values::Float64(one(v, i)),
-                types::Values::Boolean(v) => types::Values::Boolean(one(v, i)),
-                types::Values::Binary(v) => types::Values::Binary(one(v, i)),
-                types::Values::Json(v) => types::Values::Json(one(v, i)),
+                types::Values::Utf8(v) => types::Values::Utf8(part(v, &rows)),
+                types::Values::Int64(v) => types::Values::Int64(part(v, &rows)),
+                types::Values::Float64(v) => types::Values::Float64(part(v, &rows)),
+                types::Values::Boolean(v) => types::Values::Boolean(part(v, &rows)),
+                types::Values::Binary(v) => types::Values::Binary(part(v, &rows)),
+                types::Values::Json(v) => types::Values::Json(part(v, &rows)),
             },
-            nulls: if column.nulls.contains(&(i as u32)) { vec![0] } else { vec![] },
+            nulls: column
+                .nulls
+                .iter()
+                .filter(|null| rows.contains(&(**null as usize)))
+                .map(|null| null - rows.start as u32)
+                .collect(),
         };
         let columns = self.batch.columns.iter().map(column).collect();
-        let whole_rows = one(&self.batch.whole_rows, i);
-        // An upper bound of the row's own bytes: it may only be given more fuel, never less.
+        let whole_rows = part(&self.batch.whole_rows, &rows);
+        let positions = part(&self.positions, &rows);
+        // An upper bound of the rows' own bytes: they may only be given more fuel, never less.
         Call {
-            batch: types::Batch { rows: 1, columns, whole_rows },
-            positions: one(&self.positions, i),
+            batch: types::Batch { rows: positions.len() as u32, columns, whole_rows },
+            positions,
             bytes: self.bytes,
         }
     }

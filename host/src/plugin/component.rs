@@ -1,13 +1,17 @@
 //! From bytes to a compiled component whose imports and world are known to be right.
 
+use std::time::Duration;
+
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wit_component::ComponentEncoder;
 
 use super::bindings::{formatter, host, reward, template};
+use super::cache;
 use super::columns::Reads;
 use super::engine::{Guest, engine};
 use super::error::{PluginError, shown};
+use super::schema::{self, OptionRow};
 
 /// The package of the contract, as it begins every name of it.
 const PACKAGE: &str = "trainer:plugin/";
@@ -84,6 +88,18 @@ pub struct Inspection {
     pub options_schema: String,
     /// Same input, same output.
     pub deterministic: bool,
+    /// True when its machine code came from the cache.
+    pub cached: bool,
+    /// Time from the file's name to a running instance.
+    pub start: Duration,
+}
+
+impl Inspection {
+    /// Its options, one by one, as its schema describes them.
+    pub fn options(&self) -> Vec<OptionRow> {
+        let schema = serde_json::from_str(&self.options_schema).unwrap_or_default();
+        schema::describe(&schema)
+    }
 }
 
 /// A linked component, ready to be instantiated.
@@ -100,10 +116,12 @@ pub(super) struct Compiled {
     pub imports: Vec<String>,
     pub exports: Vec<String>,
     pub linked: Linked,
+    pub cached: bool,
 }
 
-/// Compiles `bytes`, refuses imports that are not offered, and finds the world.
-pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError> {
+/// Compiles `bytes`, or takes what was made of them before; refuses imports that are not offered,
+/// and finds the world.
+pub(super) fn compile(file: &str, bytes: &[u8], sha256: &str) -> Result<Compiled, PluginError> {
     let engine = engine()?;
     let not_a_plugin = |why: String| PluginError::NotAPlugin { file: shown(file), why };
     if !bytes.starts_with(b"\0asm") {
@@ -111,9 +129,17 @@ pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError>
     }
     // The layer field of the preamble: 0 for a core module, 1 for a component.
     let core_module = matches!(bytes.get(6..8), Some([0, 0]));
-    let wrapped = if core_module { Some(wrap(file, engine, bytes)?) } else { None };
-    let component = Component::from_binary(engine, wrapped.as_deref().unwrap_or(bytes))
-        .map_err(|e| not_a_plugin(shown(&e.root_cause().to_string())))?;
+    let key = cache::key(engine, sha256);
+    let kept = cache::cache_dir().and_then(|dir| cache::open(engine, dir, &key));
+    let cached = kept.is_some();
+    let component = match kept {
+        Some(component) => component,
+        None => {
+            let wrapped = if core_module { Some(wrap(file, engine, bytes)?) } else { None };
+            Component::from_binary(engine, wrapped.as_deref().unwrap_or(bytes))
+                .map_err(|e| not_a_plugin(shown(&e.root_cause().to_string())))?
+        }
+    };
 
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_string()).collect();
@@ -136,7 +162,11 @@ pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError>
     let linked = link().map_err(|e| {
         not_a_plugin(format!("its {world} does not fit the contract: {}", shown(&format!("{e:#}"))))
     })?;
-    Ok(Compiled { world, contract, core_module, imports, exports, linked })
+    // Only what passed every check is worth keeping.
+    if let (false, Some(dir)) = (cached, cache::cache_dir()) {
+        cache::keep(dir, &key, &component);
+    }
+    Ok(Compiled { world, contract, core_module, imports, exports, linked, cached })
 }
 
 /// The component of a core module that carries its WIT type.

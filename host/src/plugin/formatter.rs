@@ -1,5 +1,7 @@
 //! Calls of formatters: record batches in, one outcome per row out, in order.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use wasmtime::Store;
@@ -9,7 +11,7 @@ use super::check;
 use super::columns::{self, Call};
 use super::component::World;
 use super::engine::Guest;
-use super::error::{PluginError, Stop};
+use super::error::PluginError;
 use super::pool::{Bound, Plugin};
 use crate::data::example::Example;
 use crate::limits as ceilings;
@@ -74,7 +76,8 @@ pub(super) fn over_pieces<T: Send>(
 impl Plugin {
     /// The outcomes of all rows of `batches`, in order. Columns that [`Plugin::reads`] does not
     /// name are ignored; rows with a value of the wrong type are rejected without asking the
-    /// plugin.
+    /// plugin. Rows on which the plugin itself is at fault are an error or rejected, as
+    /// [`Plugin::on_fault`] has it.
     ///
     /// # Errors
     /// [`PluginError::WrongWorld`], errors about columns, and [`PluginError::Stopped`],
@@ -122,6 +125,15 @@ impl Plugin {
     }
 
     fn format_call(&self, call: &Call, first: usize) -> Result<Vec<RowOutcome>, PluginError> {
+        let once = |rows: Range<usize>| match rows.len() == call.positions.len() {
+            true => self.format_once(call, first),
+            false => self.format_once(&call.slice(rows), first),
+        };
+        let rejected = |why| RowOutcome { verdict: Verdict::Reject(why), notes: Vec::new() };
+        self.over_rows(call.positions.len(), once, rejected)
+    }
+
+    fn format_once(&self, call: &Call, first: usize) -> Result<Vec<RowOutcome>, PluginError> {
         let answer = self.call_rows("format", call, first, |bound, store, batch| {
             let Bound::Formatter(f) = bound else { return Ok(Ok(Vec::new())) };
             f.trainer_plugin_formatting().call_format(store, batch)
@@ -137,8 +149,7 @@ impl Plugin {
     }
 
     /// A call that answers with one item per row; `first` is the number of the record batch's
-    /// first row among all rows. When the call is stopped, its rows are tried one by one to name
-    /// the one at fault.
+    /// first row among all rows.
     pub(super) fn call_rows<T>(
         &self,
         function: &'static str,
@@ -150,37 +161,20 @@ impl Plugin {
             &types::Batch,
         ) -> wasmtime::Result<Result<Vec<T>, types::Error>>,
     ) -> Result<Vec<T>, PluginError> {
-        let once = |call: &Call| {
-            let num_rows = call.positions.len();
-            self.call(function, range(call, first), num_rows, call.bytes, |bound, store| {
-                run(bound, store, &call.batch)
-            })
-        };
-        let num_rows = call.positions.len();
-        let answer = once(call).map_err(|error| {
-            let mut rows = if worth_a_search(&error) { 0..num_rows } else { 0..0 };
-            let stopped = |e: &PluginError| matches!(e, PluginError::Stopped { .. });
-            rows.find_map(|i| once(&call.single(i)).err().filter(stopped)).unwrap_or(error)
+        let (rows, num_rows) = (range(call, first), call.positions.len());
+        let answer = self.call(function, rows.clone(), num_rows, call.bytes, |bound, store| {
+            run(bound, store, &call.batch)
         })?;
         if answer.len() != num_rows {
             let what = format!("{} answers for {num_rows} rows", answer.len());
-            return Err(self.returned(function, range(call, first), what));
+            return Err(self.returned(function, rows, what));
         }
         Ok(answer)
     }
 }
 
-/// True for a stopped call of several rows, unless each further try could take as long again.
-pub(super) fn worth_a_search(error: &PluginError) -> bool {
-    match error {
-        PluginError::Stopped { stop: Stop::Deadline { .. }, .. } => false,
-        PluginError::Stopped { rows, .. } => rows.len() > 1,
-        _ => false,
-    }
-}
-
 /// Rows of the whole input that a call is about.
-pub(super) fn range(call: &Call, first: usize) -> std::ops::Range<usize> {
+pub(super) fn range(call: &Call, first: usize) -> Range<usize> {
     match (call.positions.first(), call.positions.last()) {
         (Some(from), Some(to)) => first + from..first + to + 1,
         _ => 0..0,

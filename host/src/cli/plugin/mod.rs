@@ -1,6 +1,10 @@
 //! `trainer plugin COMMAND`: one file per command.
 
+mod args;
+mod bench;
+mod check;
 mod inspect;
+mod place;
 
 use super::screen;
 use crate::config::ConfigError;
@@ -17,12 +21,11 @@ struct Command {
 }
 
 /// The commands, in the order of `--help`.
-const COMMANDS: &[Command] = &[Command {
-    name: "inspect",
-    usage: inspect::USAGE,
-    about: "Shows a plugin's world, version, hash, columns and options.",
-    run: inspect::run,
-}];
+const COMMANDS: &[Command] = &[
+    Command { name: "inspect", usage: inspect::USAGE, about: inspect::ABOUT, run: inspect::run },
+    Command { name: "check", usage: check::USAGE, about: check::ABOUT, run: check::run },
+    Command { name: "bench", usage: bench::USAGE, about: bench::ABOUT, run: bench::run },
+];
 
 /// Runs the command.
 pub fn run(args: &[String]) -> Result<()> {
@@ -51,10 +54,10 @@ fn help() {
     let shipped: Vec<&str> = shipped_names().collect();
     let mut text = String::new();
     for command in COMMANDS {
-        text.push_str(&format!("{}\n    {}\n", command.usage, command.about));
+        text.push_str(&format!("{}\n    {}\n\n", command.usage, command.about));
     }
     text.push_str(&format!(
-        "\nShipped with this binary: {}",
+        "Shipped with this binary: {}",
         if shipped.is_empty() { "none".to_string() } else { shipped.join(", ") }
     ));
     screen::line(&text);
