@@ -18,16 +18,20 @@ pub const CHAT_TEMPLATE_OUTPUT_BYTES_MAX: usize = 16 << 20;
 pub const CHAT_TEMPLATE_FUEL: u64 = 10_000_000;
 /// Largest configuration file, bytes.
 pub const RUN_CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// Rows handed to a plugin in one call (throughput is flat from 64, falls at 8,192).
+/// Rows of one record batch, as sources are read.
 pub const PLUGIN_BATCH_ROWS: usize = 512;
+/// Rows handed to a plugin in one call (throughput is flat from 64, falls at 8,192): fewer than a
+/// record batch has, so that several cores share it.
+pub const PLUGIN_CALL_ROWS: usize = 128;
 /// Linear memory one plugin instance may own, bytes.
 pub const PLUGIN_MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input.
 pub const PLUGIN_FUEL_BASE: u64 = 10_000_000;
 /// Instructions more for every row of the call.
 pub const PLUGIN_FUEL_PER_ROW: u64 = 2_000_000;
-/// Instructions more for every byte of input, so that one long row is not starved.
-pub const PLUGIN_FUEL_PER_INPUT_BYTE: u64 = 1_000;
+/// Instructions more for every byte of input, so that one long row is not starved (an interpreted
+/// language spends a thousand or two on a character).
+pub const PLUGIN_FUEL_PER_INPUT_BYTE: u64 = 5_000;
 /// Wall-clock time after which a call is interrupted, milliseconds: the backstop behind the fuel.
 pub const PLUGIN_DEADLINE_MS: u64 = 30_000;
 /// Input of one call, bytes, from which on no further row joins it.

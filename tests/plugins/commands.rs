@@ -59,7 +59,7 @@ fn a_plugin_that_does_not_pass_ends_with_4() {
     let (code, out, err) = run(&["plugin", "check", &path]);
     assert_eq!(code, 4, "{out}{err}");
     assert!(out.contains("  failed   batches") && out.contains("instead of"), "{out}");
-    assert!(err.contains("plugin `evil` 1.0.0 did not pass 2 of"), "{err}");
+    assert!(err.contains("plugin `evil` 1.0.0 did not pass 3 of"), "{err}");
     let (code, out, _) = run(&["plugin", "check", &path, "--json"]);
     assert_eq!((code, &json(&out)["passed"]), (4, &Value::Bool(false)));
 }
@@ -84,7 +84,8 @@ fn bench_and_inspect_tell_programs_and_people() {
 
     let (code, out, _) = run(&["plugin", "inspect", "sharegpt"]);
     assert_eq!(code, 0);
-    for part in ["formatter (contract 0.1.0)", "trainer:plugin/host@0.1.0", "conversations (json)"] {
+    for part in ["formatter (contract 0.1.0)", "trainer:plugin/host@0.1.0", "conversations (json)"]
+    {
         assert!(out.contains(part), "no {part} in {out}");
     }
     assert!(out.contains(r#"unknown_role ("drop" | "reject"; default "drop")"#), "{out}");
@@ -150,7 +151,8 @@ fn rows_on_which_a_plugin_traps_are_rejected_and_listed() {
     let mut lines = vec![row("abc"); 700];
     lines[612] = row("abcd");
     std::fs::write(at("in.jsonl"), lines.concat()).unwrap();
-    let convert = ["convert", "--plugin", &path, "--input", &at("in.jsonl"), "--output_schema", "text"];
+    let convert =
+        ["convert", "--plugin", &path, "--input", &at("in.jsonl"), "--output_schema", "text"];
     let out = ["--output", &at("out.jsonl"), "--rejects", &at("rejects.jsonl")];
     let (code, _, err) = run(&[&convert[..], &out[..]].concat());
     assert_eq!(code, 0, "{err}");

@@ -166,6 +166,13 @@ impl Guest {
         self
     }
 
+    /// The component, made by the tools of its language rather than by the host.
+    pub fn component(&self) -> Vec<u8> {
+        let encoder = wit_component::ComponentEncoder::default().module(&self.bytes()).unwrap();
+        let encoded = encoder.validate(true).encode();
+        encoded.unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
     /// The core module with its type.
     pub fn bytes(&self) -> Vec<u8> {
         let Self { interface, main, imports, items, memory, realloc, describe, configure, .. } =

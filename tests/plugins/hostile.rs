@@ -120,17 +120,29 @@ fn fuel_grows_with_the_rows() {
 
 #[test]
 fn the_clock_stops_what_fuel_does_not() {
-    // An instruction that writes a megabyte costs no more fuel than one that adds.
-    let fill = "(drop (memory.grow (i32.const 16)))
-        (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 1048576)) (br $l)) unreachable";
+    let endless = Guest::formatter("(loop $l (br $l)) unreachable");
     for policy in [OnFault::Fail, OnFault::Reject] {
+        let limits = PluginLimits {
+            fuel_base: u64::MAX / 2,
+            deadline: Duration::from_millis(100),
+            ..PluginLimits::default()
+        };
         // Trying row by row could take as long for each: an error whatever the policy.
-        let limits = PluginLimits { deadline: Duration::from_millis(100), ..PluginLimits::default() };
-        let plugin = load_with(&Guest::formatter(fill), limits).unwrap().on_fault(policy);
+        let plugin = load_with(&endless, limits).unwrap().on_fault(policy);
         let error = plugin.format(&[rows_of(2)]).unwrap_err();
         assert!(error.to_string().contains("still running after 100 ms"), "{error}");
         assert_eq!(error.rows(), Some(0..2));
     }
+}
+
+#[test]
+fn an_instruction_that_writes_much_costs_as_much_fuel() {
+    let (stop, text) = stopped(&Guest::formatter(
+        "(drop (memory.grow (i32.const 16)))
+         (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 1048576)) (br $l))
+         unreachable",
+    ));
+    assert!(matches!(stop, Stop::Fuel { .. }), "{text}");
 }
 
 #[test]
@@ -285,7 +297,7 @@ fn a_trap_costs_one_call_and_not_the_plugin() {
 
 #[test]
 fn the_first_failing_rows_are_named_whatever_the_threads_do() {
-    // Pieces have 512 rows; the last one, of 2 rows, traps.
+    // Calls have 128 rows; the last one, of 2 rows, traps.
     let body = format!(
         "(local $i i32) (if (i32.eq (local.get $rows) (i32.const 2)) (then unreachable)) {}",
         skips().replace("(local $i i32)", "")

@@ -3,9 +3,7 @@
 //! the host is as it was.
 
 use trainer::data::{Conversation, Message};
-use trainer::plugin::{
-    OnFault, Plugin, PluginError, PluginLimits, RenderOptions, Verdict, World,
-};
+use trainer::plugin::{OnFault, Plugin, PluginError, PluginLimits, RenderOptions, Verdict, World};
 
 use crate::guest::{self, Guest, StringEncoding};
 use crate::hostile::{SKIP, list, scores, skips};
@@ -202,7 +200,7 @@ fn refused() -> Vec<Specimen> {
         one(
             "a world of another package",
             evil().contract("package trainer:plugin@", "package other:plugin@").bytes(),
-            "`other:plugin/host@0.1.0`",
+            "`other:plugin/host@0.1.0",
         ),
         one(
             "two worlds",
@@ -223,12 +221,12 @@ fn refused() -> Vec<Specimen> {
         one("no memory", evil().memory("(memory 2)").bytes(), "not a plugin"),
         one(
             "a result of another type",
-            Guest::reward("unreachable").contract("value: option<f64>", "value: option<f32>").bytes(),
+            Guest::reward("unreachable").contract("value: option<f64>", "value: option<f32>").component(),
             "does not fit the contract",
         ),
         one(
             "a description of another type",
-            evil().contract("deterministic: bool,", "deterministic: u32,").bytes(),
+            evil().contract("deterministic: bool,", "deterministic: u32,").component(),
             "does not fit the contract",
         ),
         one("a memory of 64 bits", evil().items("(memory i64 1)").bytes(), "not a plugin"),
@@ -274,7 +272,7 @@ fn refused() -> Vec<Specimen> {
         one("more memories than there can be", evil().items(&"(memory 1)".repeat(120)).bytes(), "not a plugin"),
         one(
             "an asynchronous function",
-            evil().contract("log: func(", "log: async func(").bytes(),
+            evil().contract("log: func(", "log: async func(").component(),
             "",
         ),
     ]
@@ -324,12 +322,6 @@ fn started() -> Vec<Specimen> {
             "utf-8",
         ),
         one(
-            "a lone surrogate in UTF-16",
-            evil().encoding(StringEncoding::UTF16).items(r#"(data (i32.const 16) "\00\d8\00\d8")"#),
-            "describe",
-            "",
-        ),
-        one(
             "a schema without end",
             // 100 MB of options-schema in a memory of as many.
             evil().memory("(memory (export \"memory\") 1700)").items(
@@ -347,6 +339,15 @@ fn started() -> Vec<Specimen> {
             "describe",
             "",
         ),
+        Specimen {
+            name: "a lone surrogate in UTF-16",
+            bytes: evil()
+                .encoding(StringEncoding::UTF16)
+                .items(r#"(data (i32.const 16) "\00\d8\00\d8")"#)
+                .component(),
+            end: End::Stopped("describe"),
+            words: "",
+        },
         one("a loop in configure", evil().configure(LOOP), "configure", "out of fuel"),
         one("a trap in configure", evil().configure("unreachable"), "configure", "unreachable"),
         one(
@@ -589,7 +590,7 @@ fn called() -> Vec<Specimen> {
             "7 answers for 3 rows",
         ),
         returned("a reason without words", f(&skips()).items(&SKIP.replace("(i32.const 4))", "(i32.const 0))")), "without words"),
-        returned("sixty thousand examples", f(&examples), "60000 examples of one row"),
+        stopped("sixty thousand examples", f(&examples), "returned more than"),
         returned("an empty text", keep(""), "an empty text"),
         returned("a conversation of nobody", keep("(i32.store8 (i32.const 8192) (i32.const 1))"), "without turns"),
         returned("a weight that is not a number", keep(&turn(2, "f32.const nan")), "the weight NaN"),
@@ -771,7 +772,9 @@ fn under_the_other_policy_their_rows_are_rejected() {
                 let outcomes = plugin.format(&[rows::batch(&[r#"{"a":1}"#; ROWS])]).unwrap();
                 assert_eq!(outcomes.len(), ROWS);
                 for outcome in outcomes {
-                    let Verdict::Reject(why) = &outcome.verdict else { panic!("{name}: {outcome:?}") };
+                    let Verdict::Reject(why) = &outcome.verdict else {
+                        panic!("{name}: {outcome:?}")
+                    };
                     assert!(why.starts_with("the plugin "), "{name}: {why}");
                 }
             }

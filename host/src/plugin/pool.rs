@@ -276,23 +276,37 @@ impl Plugin {
             measure(&mut store);
         }
         let budget = self.budget(0, 0);
-        let made = arm(&mut store, budget).and_then(|()| {
-            Ok(match &self.linked {
-                Linked::Formatter(pre) => Bound::Formatter(pre.instantiate(&mut store)?),
-                Linked::Template(pre) => Bound::Template(pre.instantiate(&mut store)?),
-                Linked::Reward(pre) => Bound::Reward(pre.instantiate(&mut store)?),
-            })
+        let made = arm(&mut store, budget).and_then(|()| match &self.linked {
+            Linked::Formatter(pre) => pre.instance_pre().instantiate(&mut store),
+            Linked::Template(pre) => pre.instance_pre().instantiate(&mut store),
+            Linked::Reward(pre) => pre.instance_pre().instantiate(&mut store),
         });
-        match made {
-            Ok(bound) => Ok(Instance { store, bound }),
-            Err(error) => Err(PluginError::Stopped {
-                who: self.who.clone(),
-                function: "start",
-                rows: 0..0,
-                stop: stop_of(&store, &error, budget),
-                said: take_log(&mut store).1,
-            }),
-        }
+        let instance = made.map_err(|error| PluginError::Stopped {
+            who: self.who.clone(),
+            function: "start",
+            rows: 0..0,
+            stop: stop_of(&store, &error, budget),
+            said: take_log(&mut store).1,
+        })?;
+        // The types of the exports are compared with the contract's.
+        let bound = match &self.linked {
+            Linked::Formatter(_) => {
+                formatter::Formatter::new(&mut store, &instance).map(Bound::Formatter)
+            }
+            Linked::Template(_) => {
+                template::Template::new(&mut store, &instance).map(Bound::Template)
+            }
+            Linked::Reward(_) => reward::Reward::new(&mut store, &instance).map(Bound::Reward),
+        };
+        let bound = bound.map_err(|error| PluginError::NotAPlugin {
+            file: shown(&self.inspection.file),
+            why: format!(
+                "its {} does not fit the contract: {}",
+                self.world(),
+                shown(&format!("{error:#}"))
+            ),
+        })?;
+        Ok(Instance { store, bound })
     }
 
     fn new_instance(&self) -> Result<(Instance, Reads), PluginError> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 
 use super::bindings::rewards;
-use super::columns::{self, Call};
+use super::columns::{self, Table};
 use super::component::World;
 use super::error::{PluginError, shown};
 use super::formatter::{Piece, over_pieces, pieces};
@@ -59,7 +59,7 @@ impl Plugin {
 
     fn score_piece(&self, piece: &Piece<'_>) -> Result<Vec<Score>, PluginError> {
         let batch = piece.batch.slice(piece.offset, piece.rows);
-        let mut rows = columns::convert(self.who(), self.reads(), &batch)?;
+        let rows = columns::convert(self.who(), self.reads(), &batch)?;
         if let Some((position, why)) = rows.faults.first() {
             let row = piece.first + position;
             return Err(PluginError::Failed {
@@ -70,30 +70,34 @@ impl Plugin {
             });
         }
         let mut scores = Vec::with_capacity(piece.rows);
-        while let Some(call) = rows.next_call(ceilings::PLUGIN_BATCH_BYTES) {
-            let once = |part: Range<usize>| match part.len() == call.positions.len() {
-                true => self.score_once(&call, piece.first),
-                false => self.score_once(&call.slice(part), piece.first),
+        let table = rows.table();
+        for call in table.calls(ceilings::PLUGIN_BATCH_BYTES) {
+            let once = |part: Range<usize>| {
+                let rows = call.start + part.start..call.start + part.end;
+                self.score_once(&table, &call, &rows, piece.first)
             };
             let none = |_| Score { value: None, parts: Vec::new() };
-            scores.extend(self.over_rows(call.positions.len(), once, none)?);
+            scores.extend(self.over_rows(call.len(), once, none)?);
         }
         Ok(scores)
     }
 
-    fn score_once(&self, call: &Call, first: usize) -> Result<Vec<Score>, PluginError> {
-        let answer = self.call_rows("score", call, first, |bound, store, batch| {
+    fn score_once(
+        &self,
+        table: &Table<'_>,
+        call: &Range<usize>,
+        rows: &Range<usize>,
+        first: usize,
+    ) -> Result<Vec<Score>, PluginError> {
+        let answer = self.call_rows("score", table, call, rows, first, |bound, store, batch| {
             let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
             r.trainer_plugin_rewards().call_score(store, batch)
         })?;
-        answer
-            .into_iter()
-            .zip(&call.positions)
-            .map(|(score, position)| {
-                let row = first + position;
-                checked(score).map_err(|what| self.returned("score", row..row + 1, what))
-            })
-            .collect()
+        let scores = answer.into_iter().zip(table.positions(rows)).map(|(score, at)| {
+            let row = first + at;
+            checked(score).map_err(|what| self.returned("score", row..row + 1, what))
+        });
+        scores.collect()
     }
 }
 

@@ -74,7 +74,7 @@ impl Plugin {
         let (mut start, mut bytes) = (0, 0);
         for (i, conversation) in conversations.iter().enumerate() {
             let size = bytes_of(conversation);
-            let full = i - start == ceilings::PLUGIN_BATCH_ROWS
+            let full = i - start == ceilings::PLUGIN_CALL_ROWS
                 || bytes + size > ceilings::PLUGIN_BATCH_BYTES;
             if i > start && full {
                 calls.push((start..i, bytes));

@@ -145,7 +145,8 @@ fn whole(way: &Way, file: &str, reads: &Reads, out: &str) -> (usize, Vec<u8>) {
     let mut first = Vec::new();
     let mut reader = batches(file, reads);
     loop {
-        let some: Vec<RecordBatch> = reader.by_ref().take(4 * rayon::current_num_threads()).collect();
+        let some: Vec<RecordBatch> =
+            reader.by_ref().take(4 * rayon::current_num_threads()).collect();
         if some.is_empty() {
             break;
         }

@@ -8,6 +8,7 @@ use super::place;
 use crate::config::ConfigError;
 use crate::data::{ReadOptions, SourceReader, source};
 use crate::error::Result;
+use crate::limits::PLUGIN_CALL_ROWS;
 use crate::plugin::trial::{Bench, Items, Timing};
 use crate::plugin::{Plugin, PluginLimits, World};
 use crate::stage::dataset::projection;
@@ -26,7 +27,7 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     let options = args.json_object("options")?;
     let seed = args.number("seed", 42)?;
     let rows = args.number("rows", 20_000)?.clamp(1, 10_000_000) as usize;
-    let batch = args.number("batch", 512)?.max(1) as usize;
+    let batch = args.number("batch", PLUGIN_CALL_ROWS as u64)?.max(1) as usize;
     let plugin = Plugin::load(&place.plugin, &options, seed, PluginLimits::default())?;
     let bench = match args.value("input") {
         Some(file) => Bench { items: read(&plugin, &file, rows)?, batch },
@@ -77,7 +78,7 @@ fn per_second(amount: usize, time: std::time::Duration) -> f64 {
 fn to_json(plugin: &Plugin, t: &Timing, batch: usize) -> serde_json::Value {
     json!({
         "plugin": plugin.name(), "version": plugin.version(), "world": plugin.world().name(),
-        "sha256": plugin.sha256(), "rows": t.rows, "bytes": t.bytes, "batch": batch.min(512),
+        "sha256": plugin.sha256(), "rows": t.rows, "bytes": t.bytes, "batch": batch.min(PLUGIN_CALL_ROWS),
         "rows_per_second": per_second(t.rows, t.one_thread),
         "megabytes_per_second": per_second(t.bytes, t.one_thread) / 1e6,
         "nanoseconds_per_row": t.one_thread.as_nanos() as f64 / t.rows.max(1) as f64,
@@ -103,7 +104,7 @@ fn show(plugin: &Plugin, t: &Timing, batch: usize) {
             "{} of {} bytes each, {} to a call",
             screen::grouped(t.rows as u64),
             screen::grouped(mean as u64),
-            batch.min(512)
+            batch.min(PLUGIN_CALL_ROWS)
         ),
     );
     let speed = |time| {

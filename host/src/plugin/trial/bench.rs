@@ -20,7 +20,7 @@ const ROUNDS: usize = 5;
 pub struct Bench {
     /// The items.
     pub items: Items,
-    /// Items of one call, at most 512.
+    /// Items of one call, at most [`PLUGIN_CALL_ROWS`](crate::limits::PLUGIN_CALL_ROWS).
     pub batch: usize,
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::component::World;
 use super::error::{PluginError, Who, shown};
 use super::limits::PluginLimits;
-use super::pool::Plugin;
+use super::pool::{Plugin, Usage};
 use super::schema;
 use crate::fs;
 use crate::rng::{Purpose, Stream};
@@ -33,7 +33,7 @@ const FRESH: usize = 40;
 const FAULTS_SHOWN: usize = 8;
 /// Largest golden file, bytes.
 const GOLDEN_BYTES_MAX: u64 = 64 << 20;
-/// Share of the fuel or of the memory from which on a plugin is too near its limits.
+/// Share of the fuel or of the memory from which on a plugin is too near its limits on sound rows.
 const SHARE_MAX: f64 = 0.5;
 
 /// How a check ended.
@@ -177,9 +177,9 @@ pub fn check(request: &Request<'_>) -> Result<Report, PluginError> {
         let mut most = plugin.usage();
         checks.push(golden_check(request, &golden, world, &mut most)?);
         let base = base(&plugin, &golden, request);
-        checks.extend(repeated(&plugin, load, &base)?);
+        checks.extend(repeated(&plugin, load, &base, &mut most)?);
+        checks.push(limits_check(&plugin, most, &request.limits));
         checks.push(hostile_check(&plugin, &base));
-        checks.push(limits_check(&plugin, most.max(plugin.usage()), &request.limits));
         Ok(checks)
     })?;
     Ok(Report {
@@ -278,7 +278,7 @@ fn golden_check(
     request: &Request<'_>,
     golden: &[Golden],
     world: World,
-    most: &mut super::pool::Usage,
+    most: &mut Usage,
 ) -> Result<Check, PluginError> {
     if golden.is_empty() {
         return Ok(Check::skipped("golden", "no golden rows given"));
@@ -351,6 +351,7 @@ fn repeated(
     plugin: &Plugin,
     load: impl Fn() -> Result<Plugin, PluginError>,
     base: &Items,
+    most: &mut Usage,
 ) -> Result<Vec<Check>, PluginError> {
     let names = ["again", "batches", "shuffled", "fresh"];
     if !plugin.inspection().deterministic {
@@ -359,7 +360,10 @@ fn repeated(
     }
     let items = base.cycled(ITEMS.max(base.len().min(ITEMS * 5)));
     let len = items.len();
-    let first = match items.answers(&load()?, &[len]) {
+    let asked = load()?;
+    let first = items.answers(&asked, &[len]);
+    *most = most.max(asked.usage());
+    let first = match first {
         Ok(answers) => answers,
         Err(e) => {
             let mut checks = vec![Check::of(names[0], "sound rows".into(), vec![e.to_string()])];
@@ -427,8 +431,13 @@ fn hostile_check(plugin: &Plugin, base: &Items) -> Check {
     }
     let mut faults = Vec::new();
     let mut kept_away = 0;
+    let (mut share, mut dearest) = (0.0, None);
     for attempt in &tries {
-        match attempt.items.answers(plugin, &[1]) {
+        let answers = attempt.items.answers(plugin, &[1]);
+        if plugin.usage().fuel_share > share {
+            (share, dearest) = (plugin.usage().fuel_share, Some(&attempt.about));
+        }
+        match answers {
             Ok(_) => {}
             // A value that is not of the column's kind never reaches a reward.
             Err(PluginError::Failed { message, .. }) if message.starts_with("field `") => {
@@ -443,13 +452,16 @@ fn hostile_check(plugin: &Plugin, base: &Items) -> Check {
         0 => String::new(),
         n => format!(", {n} of them kept away by the host"),
     };
-    Check::of("hostile", format!("{count} rows with hostile values{away}"), faults)
+    let dearest = dearest.map_or(String::new(), |about| {
+        format!(", at most {:.1} % of a call's fuel ({about})", 100.0 * share)
+    });
+    Check::of("hostile", format!("{count} rows with hostile values{away}{dearest}"), faults)
 }
 
-fn limits_check(plugin: &Plugin, most: super::pool::Usage, limits: &PluginLimits) -> Check {
+fn limits_check(plugin: &Plugin, most: Usage, limits: &PluginLimits) -> Check {
     let memory = most.memory_bytes as f64 / limits.memory_bytes as f64;
     let detail = format!(
-        "at most {:.1} % of a call's fuel and {:.1} MB of memory ({:.1} %)",
+        "sound rows: at most {:.1} % of a call's fuel and {:.1} MB of memory ({:.1} %)",
         100.0 * most.fuel_share,
         most.memory_bytes as f64 / 1e6,
         100.0 * memory
