@@ -4,6 +4,10 @@
 
 #[path = "plugins/any_input.rs"]
 mod any_input;
+#[path = "plugins/commands.rs"]
+mod commands;
+#[path = "plugins/damage.rs"]
+mod damage;
 #[path = "plugins/golden.rs"]
 mod golden;
 #[path = "plugins/guest.rs"]
@@ -14,6 +18,10 @@ mod hostile;
 mod load;
 #[path = "plugins/rows.rs"]
 mod rows;
+#[path = "plugins/trials.rs"]
+mod trials;
+#[path = "plugins/zoo.rs"]
+mod zoo;
 
 use std::path::{Path, PathBuf};
 
@@ -24,8 +32,14 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
+/// Keeps compiled plugins apart from the user's.
+fn own_cache() {
+    trainer::plugin::set_cache_dir(Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")));
+}
+
 /// The component of a shipped plugin.
 fn dist(name: &str) -> String {
+    own_cache();
     let path = root().join(format!("plugins/dist/{name}.wasm"));
     assert!(path.is_file(), "{} is missing: run scripts/plugins.sh first", path.display());
     path.display().to_string()

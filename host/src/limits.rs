@@ -18,16 +18,20 @@ pub const CHAT_TEMPLATE_OUTPUT_BYTES_MAX: usize = 16 << 20;
 pub const CHAT_TEMPLATE_FUEL: u64 = 10_000_000;
 /// Largest configuration file, bytes.
 pub const RUN_CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// Rows handed to a plugin in one call (throughput is flat from 64, falls at 8,192).
+/// Rows of one record batch, as sources are read.
 pub const PLUGIN_BATCH_ROWS: usize = 512;
+/// Rows handed to a plugin in one call (throughput is flat from 64, falls at 8,192): fewer than a
+/// record batch has, so that several cores share it.
+pub const PLUGIN_CALL_ROWS: usize = 128;
 /// Linear memory one plugin instance may own, bytes.
 pub const PLUGIN_MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input.
 pub const PLUGIN_FUEL_BASE: u64 = 10_000_000;
 /// Instructions more for every row of the call.
 pub const PLUGIN_FUEL_PER_ROW: u64 = 2_000_000;
-/// Instructions more for every byte of input, so that one long row is not starved.
-pub const PLUGIN_FUEL_PER_INPUT_BYTE: u64 = 1_000;
+/// Instructions more for every byte of input, so that one long row is not starved (an interpreted
+/// language spends a thousand or two on a character).
+pub const PLUGIN_FUEL_PER_INPUT_BYTE: u64 = 5_000;
 /// Wall-clock time after which a call is interrupted, milliseconds: the backstop behind the fuel.
 pub const PLUGIN_DEADLINE_MS: u64 = 30_000;
 /// Input of one call, bytes, from which on no further row joins it.
@@ -39,8 +43,13 @@ pub const PLUGIN_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Core instances, memories and tables of one component (language runtimes that are linked from
 /// parts have about 40).
 pub const PLUGIN_CORE_INSTANCES_MAX: usize = 64;
-/// Largest component file, bytes.
-pub const PLUGIN_FILE_BYTES_MAX: u64 = 8 << 20;
+/// Largest component file, bytes (a Python interpreter with its library has 18 MB).
+pub const PLUGIN_FILE_BYTES_MAX: u64 = 64 << 20;
+/// All compiled plugins in the user's cache together, bytes; those used longest ago are evicted.
+pub const PLUGIN_CACHE_BYTES_MAX: u64 = 1 << 30;
+/// Rows of one call on which a plugin may be at fault where such rows are rejected: with more it is
+/// the plugin that is broken.
+pub const PLUGIN_FAULTY_ROWS_PER_CALL_MAX: usize = 32;
 /// Output of one call, bytes: this and 16 times the input, at most the next.
 pub const PLUGIN_OUTPUT_BYTES_BASE: usize = 1 << 20;
 /// Output of one call, bytes, whatever the input.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use trainer::plugin::{LogLevel, Plugin, PluginError, PluginLimits, Stop, Verdict};
+use trainer::plugin::{LogLevel, OnFault, Plugin, PluginError, PluginLimits, Stop, Verdict};
 
 use crate::guest::{self, Guest};
 use crate::{rows, shipped};
@@ -50,7 +50,7 @@ fn returned(body: &str) -> String {
 }
 
 /// A result `ok(list)` at 256 with the list's address and length on the stack's words.
-fn list(address: &str, length: &str) -> String {
+pub fn list(address: &str, length: &str) -> String {
     format!(
         "(i32.store8 (i32.const 256) (i32.const 0))
          (i32.store (i32.const 260) ({address})) (i32.store (i32.const 264) ({length}))
@@ -59,7 +59,7 @@ fn list(address: &str, length: &str) -> String {
 }
 
 /// Items and body of a `format` that answers `skip("evil")` on every row.
-fn skips() -> String {
+pub fn skips() -> String {
     format!(
         "(local $i i32)
          (loop $next
@@ -72,7 +72,8 @@ fn skips() -> String {
     )
 }
 
-const SKIP: &str = "(func $skip (param $at i32)
+/// Writes `skip("evil")` to `$at`.
+pub const SKIP: &str = "(func $skip (param $at i32)
     (i32.store8 (local.get $at) (i32.const 1))
     (i32.store offset=4 (local.get $at) (i32.const 16))
     (i32.store offset=8 (local.get $at) (i32.const 4))
@@ -119,14 +120,29 @@ fn fuel_grows_with_the_rows() {
 
 #[test]
 fn the_clock_stops_what_fuel_does_not() {
-    let limits = PluginLimits {
-        fuel_base: u64::MAX / 2,
-        deadline: Duration::from_millis(100),
-        ..PluginLimits::default()
-    };
-    let plugin = load_with(&Guest::formatter("(loop $l (br $l)) unreachable"), limits).unwrap();
-    let error = plugin.format(&[rows_of(1)]).unwrap_err();
-    assert!(error.to_string().contains("still running after 100 ms"), "{error}");
+    let endless = Guest::formatter("(loop $l (br $l)) unreachable");
+    for policy in [OnFault::Fail, OnFault::Reject] {
+        let limits = PluginLimits {
+            fuel_base: u64::MAX / 2,
+            deadline: Duration::from_millis(100),
+            ..PluginLimits::default()
+        };
+        // Trying row by row could take as long for each: an error whatever the policy.
+        let plugin = load_with(&endless, limits).unwrap().on_fault(policy);
+        let error = plugin.format(&[rows_of(2)]).unwrap_err();
+        assert!(error.to_string().contains("still running after 100 ms"), "{error}");
+        assert_eq!(error.rows(), Some(0..2));
+    }
+}
+
+#[test]
+fn an_instruction_that_writes_much_costs_as_much_fuel() {
+    let (stop, text) = stopped(&Guest::formatter(
+        "(drop (memory.grow (i32.const 16)))
+         (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 1048576)) (br $l))
+         unreachable",
+    ));
+    assert!(matches!(stop, Stop::Fuel { .. }), "{text}");
 }
 
 #[test]
@@ -188,10 +204,10 @@ fn lists_that_lie_about_themselves_are_stops() {
     }
 }
 
-#[test]
-fn a_small_guest_can_not_return_a_large_answer() {
-    // Sixty thousand outcomes, all of them one and the same megabyte of text.
-    let body = format!(
+/// Body of a `format` that answers with sixty thousand outcomes, all of them one and the same
+/// megabyte of text.
+pub fn amplified() -> String {
+    format!(
         "(local $i i32)
          (drop (memory.grow (i32.const 64)))
          (memory.fill (i32.const 2097152) (i32.const 97) (i32.const 1048576))
@@ -203,8 +219,12 @@ fn a_small_guest_can_not_return_a_large_answer() {
            (br_if $next (i32.lt_u (local.get $i) (i32.const 60000))))
          {}",
         list("i32.const 65536", "i32.const 60000")
-    );
-    let (stop, text) = stopped(&Guest::formatter(&body).items(SKIP));
+    )
+}
+
+#[test]
+fn a_small_guest_can_not_return_a_large_answer() {
+    let (stop, text) = stopped(&Guest::formatter(&amplified()).items(SKIP));
     assert!(matches!(stop, Stop::Output { .. }), "{text}");
 }
 
@@ -277,7 +297,7 @@ fn a_trap_costs_one_call_and_not_the_plugin() {
 
 #[test]
 fn the_first_failing_rows_are_named_whatever_the_threads_do() {
-    // Pieces have 512 rows; the last one, of 2 rows, traps.
+    // Calls have 128 rows; the last one, of 2 rows, traps.
     let body = format!(
         "(local $i i32) (if (i32.eq (local.get $rows) (i32.const 2)) (then unreachable)) {}",
         skips().replace("(local $i i32)", "")
@@ -320,6 +340,25 @@ fn the_row_at_fault_is_found_among_its_neighbours() {
     lines[613] = row("abcd");
     let error = plugin.format(&[lines_of(&lines)]).unwrap_err();
     assert_eq!(error.rows(), Some(613..614), "{error}");
+
+    // Where rows at fault are rejected, no other row is touched.
+    let plugin = plugin.on_fault(OnFault::Reject);
+    for at in [5, 511, 512, 699] {
+        lines[at] = row("abcd");
+    }
+    let outcomes = plugin.format(&[lines_of(&lines)]).unwrap();
+    assert_eq!(outcomes.len(), 700);
+    for (i, outcome) in outcomes.iter().enumerate() {
+        let trapped = "the plugin was stopped: wasm trap: wasm `unreachable` instruction executed";
+        let wanted = match i {
+            5 | 511 | 512 | 613 | 699 => Verdict::Reject(trapped.into()),
+            _ => Verdict::Skip("evil".into()),
+        };
+        assert_eq!(outcome.verdict, wanted, "row {i}");
+    }
+    // A plugin that fails everywhere is broken, whatever the policy.
+    let error = plugin.format(&[lines_of(&vec![row("abcd"); 100])]).unwrap_err();
+    assert_eq!(error.rows(), Some(32..33), "{error}");
 }
 
 #[test]
@@ -391,7 +430,7 @@ fn a_name_that_is_no_name_is_refused() {
 }
 
 /// Body of a `score` that gives every row the 64 bits at 512 as its value.
-fn scores() -> String {
+pub fn scores() -> String {
     format!(
         "(local $i i32) (local $at i32)
          (loop $next

@@ -85,6 +85,31 @@ fn wrong_options_are_refused_before_any_row() {
 }
 
 #[test]
+fn faults_of_several_plugins_come_together() {
+    let wanted = [
+        ("text", r#"{"colum": "a", "more": 1}"#),
+        ("length", ""),
+        ("vicuna", r#"{"end_of_turm": "b"}"#),
+        ("no-such-plugin", ""),
+    ];
+    let limits = PluginLimits::default();
+    let text = Plugin::load_all(&wanted, 0, &limits).unwrap_err().to_string();
+    for part in [
+        "3 plugins can't be used",
+        "did you mean `column`?",
+        "`more` is unknown",
+        "did you mean `end_of_turn`?",
+        "no plugin `no-such-plugin`",
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    let one = Plugin::load_all(&wanted[..2], 0, &limits).unwrap_err();
+    assert!(matches!(one, PluginError::Options { .. }), "{one}");
+    let sound = [("text", r#"{"column": "a"}"#), ("length", "")];
+    assert_eq!(Plugin::load_all(&sound, 0, &limits).unwrap().len(), 2);
+}
+
+#[test]
 fn a_missing_column_is_named_with_those_there_are() {
     let rows = rows::batch(&[r#"{"prompt":"x","answer":"y"}"#]);
     let text = shipped("sharegpt", "{}").format(&[rows]).unwrap_err().to_string();

@@ -26,6 +26,7 @@ pub fn trainer<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> 
     Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(args)
         .env("NO_COLOR", "1")
+        .env("TRAINER_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
         .stdin(std::process::Stdio::null())
         .output()
         .expect("the binary starts")

@@ -10,7 +10,7 @@ use crate::config::run::plugin_options;
 use crate::config::table::{Kind, Setting, row};
 use crate::config::values::Values;
 use crate::error::Result;
-use crate::plugin::{Plugin, World};
+use crate::plugin::{OnFault, Plugin, World};
 use crate::stage::answers::Plugins;
 use crate::stage::convert::{self, Job, OutputSchema, Progress, Report, Shape};
 
@@ -183,7 +183,8 @@ fn formatter(v: &mut Values) -> Result<Option<Plugin>> {
     for other in others {
         other.expect(World::Formatter)?;
     }
-    Ok(plugins.formatter)
+    // Rejected rows are listed, and too many of them end the job.
+    Ok(plugins.formatter.map(|formatter| formatter.on_fault(OnFault::Reject)))
 }
 
 /// Runs the command.

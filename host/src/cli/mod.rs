@@ -113,7 +113,7 @@ const COMMANDS: &[Command] = &[
         about: "write a model with its linear layers in 8 or 4 bits",
         run: quantize::run,
     },
-    Command { name: "plugin", about: "inspect a plugin", run: plugin::run },
+    Command { name: "plugin", about: "inspect, check and time plugins", run: plugin::run },
     Command {
         name: "quickstart",
         about: "see everything work on shipped data",

@@ -12,6 +12,7 @@ use crate::config::{ConfigError, RunConfig, Stage, file, table};
 use crate::error::Result;
 use crate::fs;
 use crate::model::save::write_json;
+use crate::stage::dataset::load_plugins;
 
 const HELP: &str = "Run a pipeline of stages, each on the model that the one before left
 
@@ -260,8 +261,17 @@ fn plan_step(
     let mut values = Values::new(table::of(stage));
     values.take(entries);
     match RunConfig::resolve(stage, values, true) {
-        Ok(config) if faults.is_empty() => Ok(Step { name, dir, config, command, fingerprint }),
-        Ok(_) => Err(faults),
+        Ok(config) => {
+            // Plugins and their options too: a stage must not find out hours later.
+            let (plugins, seed) = (&config.plugin, config.training.seed);
+            if let Err(e) = load_plugins(plugins, config.plugin_options.clone(), seed) {
+                faults.push(format!("{at}: {e}"));
+            }
+            match faults.is_empty() {
+                true => Ok(Step { name, dir, config, command, fingerprint }),
+                false => Err(faults),
+            }
+        }
         Err(ConfigError::Faults(more)) => {
             // A fault without a place says which stage it is of.
             let placed = |f: String| if f.starts_with(place) { f } else { format!("{at}: {f}") };

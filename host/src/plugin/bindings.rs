@@ -6,6 +6,7 @@ pub mod formatter {
         path: "../plugin-sdk/wit",
         world: "formatter",
         imports: { default: trappable },
+        ownership: Borrowing { duplicate_if_necessary: false },
     });
 }
 
@@ -27,6 +28,7 @@ pub mod reward {
         path: "../plugin-sdk/wit",
         world: "reward",
         imports: { default: trappable },
+        ownership: Borrowing { duplicate_if_necessary: false },
         with: {
             "trainer:plugin/types": super::formatter::trainer::plugin::types,
             "trainer:plugin/host": super::formatter::trainer::plugin::host,

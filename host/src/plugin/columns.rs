@@ -1,11 +1,13 @@
-//! Arrow columns → the kinds a plugin asked for. Copies only the columns named in `reads`.
+//! Arrow columns → the kinds a plugin asked for. Only the columns named in `reads` are looked at, and
+//! their texts stay where they are until they are copied into the guest.
 //!
 //! A column as a whole may be of an unsuitable type (an error); a single value may not fit (the
 //! row is rejected here, before the plugin sees it).
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 
@@ -92,74 +94,80 @@ impl From<types::Reads> for Reads {
     }
 }
 
-/// One value on its way to a plugin.
-enum Cell {
-    Null,
-    Text(String),
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-    Bytes(Vec<u8>),
-    /// The row is rejected: this value is not what was asked for.
-    Fault(String),
+/// The text of a value: where it is, so that most are copied once only, into the guest.
+enum Text {
+    /// No value.
+    Empty,
+    /// The value of the Arrow array.
+    Whole,
+    /// The value of the Arrow array without its quotes: a JSON string without escapes.
+    Inner,
+    /// Made of the value.
+    Made(String),
 }
 
-impl Cell {
-    fn bytes(&self) -> usize {
-        match self {
-            Cell::Text(text) => text.len(),
-            Cell::Bytes(bytes) => bytes.len(),
-            _ => 8,
+/// Texts of a column, one per row of the record batch.
+struct Texts {
+    array: StringArray,
+    texts: Vec<Text>,
+}
+
+impl Texts {
+    fn get(&self, row: usize) -> &str {
+        match &self.texts[row] {
+            Text::Empty => "",
+            Text::Whole => self.array.value(row),
+            Text::Inner => {
+                let value = self.array.value(row);
+                value.get(1..value.len() - 1).unwrap_or_default()
+            }
+            Text::Made(text) => text,
         }
     }
 }
 
-/// The rows of one or more calls, converted.
+/// Bytes of a column, one string of them per row of the record batch.
+enum Blobs {
+    Arrow(BinaryArray),
+    Texts(Texts),
+}
+
+impl Blobs {
+    fn get(&self, row: usize) -> &[u8] {
+        match self {
+            Blobs::Arrow(array) if array.is_null(row) => &[],
+            Blobs::Arrow(array) => array.value(row),
+            Blobs::Texts(texts) => texts.get(row).as_bytes(),
+        }
+    }
+}
+
+/// The values of a column, one per row of the record batch; the kind's empty value at nulls and
+/// faults.
+enum Cells {
+    Utf8(Texts),
+    Int64(Vec<i64>),
+    Float64(Vec<f64>),
+    Boolean(Vec<bool>),
+    Binary(Blobs),
+    Json(Texts),
+}
+
+/// A column as a plugin wants it.
+struct Column {
+    name: String,
+    cells: Cells,
+    nulls: Vec<bool>,
+}
+
+/// The rows of a record batch, as a plugin wants them.
 pub(super) struct Rows {
-    names: Vec<(String, Kind)>,
-    /// Row by row: the cells, and the whole row where it was asked for.
-    rows: std::vec::IntoIter<(usize, Vec<Cell>, Option<String>)>,
-    next: Option<(usize, Vec<Cell>, Option<String>)>,
+    columns: Vec<Column>,
+    whole: Option<Vec<String>>,
+    /// Positions within the record batch of the rows that are passed.
+    passed: Vec<usize>,
     /// Rows rejected here, with the reason; positions within the record batch.
     pub faults: Vec<(usize, String)>,
-}
-
-/// Rows of one call.
-pub(super) struct Call {
-    pub batch: types::Batch,
-    /// Positions of the rows within the record batch.
-    pub positions: Vec<usize>,
-    /// Bytes that cross.
-    pub bytes: usize,
-}
-
-impl Call {
-    /// The same call for its row `i` alone.
-    pub(super) fn single(&self, i: usize) -> Call {
-        fn one<T: Clone>(values: &[T], i: usize) -> Vec<T> {
-            values.get(i).cloned().into_iter().collect()
-        }
-        let column = |column: &types::Column| types::Column {
-            name: column.name.clone(),
-            values: match &column.values {
-                types::Values::Utf8(v) => types::Values::Utf8(one(v, i)),
-                types::Values::Int64(v) => types::Values::Int64(one(v, i)),
-                types::Values::Float64(v) => types::Values::Float64(one(v, i)),
-                types::Values::Boolean(v) => types::Values::Boolean(one(v, i)),
-                types::Values::Binary(v) => types::Values::Binary(one(v, i)),
-                types::Values::Json(v) => types::Values::Json(one(v, i)),
-            },
-            nulls: if column.nulls.contains(&(i as u32)) { vec![0] } else { vec![] },
-        };
-        let columns = self.batch.columns.iter().map(column).collect();
-        let whole_rows = one(&self.batch.whole_rows, i);
-        // An upper bound of the row's own bytes: it may only be given more fuel, never less.
-        Call {
-            batch: types::Batch { rows: 1, columns, whole_rows },
-            positions: one(&self.positions, i),
-            bytes: self.bytes,
-        }
-    }
 }
 
 /// Converts what `reads` names of `batch`.
@@ -172,7 +180,7 @@ pub(super) fn convert(
     batch: &RecordBatch,
 ) -> Result<Rows, PluginError> {
     let schema = batch.schema();
-    let mut names = Vec::new();
+    let mut faults: Vec<Option<String>> = vec![None; batch.num_rows()];
     let mut columns = Vec::new();
     for need in &reads.columns {
         let Some((index, field)) = schema.column_with_name(&need.name) else {
@@ -191,7 +199,7 @@ pub(super) fn convert(
                 },
             });
         };
-        let column = cells(field, batch.column(index), need.kind).map_err(|got| {
+        let column = column(field, batch.column(index), need.kind, &mut faults).map_err(|got| {
             PluginError::ColumnType {
                 who: who.clone(),
                 column: shown(&need.name),
@@ -199,97 +207,152 @@ pub(super) fn convert(
                 got: shown(&got.to_string()),
             }
         })?;
-        names.push((need.name.clone(), need.kind));
-        columns.push(column.into_iter());
+        columns.push(column);
     }
-
-    let mut rows = Vec::with_capacity(batch.num_rows());
-    let mut faults = Vec::new();
-    for row in 0..batch.num_rows() {
-        let cells: Vec<Cell> = columns.iter_mut().map(|c| c.next().unwrap_or(Cell::Null)).collect();
-        let fault = cells.iter().find_map(|c| match c {
-            Cell::Fault(why) => Some(why.clone()),
-            _ => None,
-        });
-        let whole = match (fault, reads.whole_rows) {
-            (Some(why), _) => Err(why),
-            (None, true) => json_value::row(batch, row, is_json)
-                .map(Some)
-                .map_err(|(name, why)| format!("field `{}` {why}", shown(&name))),
-            (None, false) => Ok(None),
+    let mut whole = reads.whole_rows.then(|| Vec::with_capacity(batch.num_rows()));
+    for (row, fault) in faults.iter_mut().enumerate() {
+        let Some(whole) = &mut whole else { break };
+        let text = match fault {
+            Some(_) => Ok(String::new()),
+            None => json_value::row(batch, row, is_json),
         };
-        match whole {
-            Ok(whole) => rows.push((row, cells, whole)),
-            Err(why) => faults.push((row, why)),
-        }
+        whole.push(text.unwrap_or_else(|(name, why)| {
+            *fault = Some(format!("field `{}` {why}", shown(&name)));
+            String::new()
+        }));
     }
-    Ok(Rows { names, rows: rows.into_iter(), next: None, faults })
+    let passed = (0..batch.num_rows()).filter(|row| faults[*row].is_none()).collect();
+    let faults =
+        faults.into_iter().enumerate().filter_map(|(row, why)| Some((row, why?))).collect();
+    Ok(Rows { columns, whole, passed, faults })
+}
+
+/// The values of some rows, borrowed where they are texts.
+enum Values<'a> {
+    Utf8(Vec<&'a str>),
+    Int64(Vec<i64>),
+    Float64(Vec<f64>),
+    Boolean(Vec<bool>),
+    Binary(Vec<&'a [u8]>),
+    Json(Vec<&'a str>),
+}
+
+/// The passed rows, column by column, ready to be handed over in any number of calls.
+pub(super) struct Table<'a> {
+    columns: Vec<(&'a str, Values<'a>, Vec<u32>)>,
+    whole: Vec<&'a str>,
+    positions: &'a [usize],
+    /// Bytes of all rows before each, and of all rows.
+    starts: Vec<usize>,
 }
 
 impl Rows {
-    /// The rows of the next call: as many as stay under `bytes_max`, at least one.
-    pub(super) fn next_call(&mut self, bytes_max: usize) -> Option<Call> {
-        let mut positions = Vec::new();
-        let mut whole_rows = Vec::new();
-        let mut bytes = 0;
-        let mut columns: Vec<(types::Values, Vec<u32>)> =
-            self.names.iter().map(|(_, kind)| (empty_values(*kind), Vec::new())).collect();
-        while let Some((position, cells, whole)) = self.next.take().or_else(|| self.rows.next()) {
-            let size = cells.iter().map(Cell::bytes).sum::<usize>()
-                + whole.as_ref().map_or(0, String::len);
-            if !positions.is_empty() && bytes + size > bytes_max {
-                self.next = Some((position, cells, whole));
-                break;
-            }
-            bytes += size;
-            for (cell, (values, nulls)) in cells.into_iter().zip(&mut columns) {
-                if matches!(cell, Cell::Null) {
-                    nulls.push(positions.len() as u32);
-                }
-                push(values, cell);
-            }
-            whole_rows.extend(whole);
-            positions.push(position);
+    /// The rows that are passed.
+    pub(super) fn table(&self) -> Table<'_> {
+        fn pick<T: Copy>(values: &[T], rows: &[usize]) -> Vec<T> {
+            rows.iter().map(|row| values[*row]).collect()
         }
-        if positions.is_empty() {
-            return None;
+        fn texts<'t>(texts: &'t Texts, rows: &[usize]) -> Vec<&'t str> {
+            rows.iter().map(|row| texts.get(*row)).collect()
         }
-        let columns = self
-            .names
+        let rows = &self.passed;
+        let mut sizes = vec![0usize; rows.len()];
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for Column { name, cells, nulls } in &self.columns {
+            let values = match cells {
+                Cells::Utf8(all) => Values::Utf8(texts(all, rows)),
+                Cells::Json(all) => Values::Json(texts(all, rows)),
+                Cells::Int64(all) => Values::Int64(pick(all, rows)),
+                Cells::Float64(all) => Values::Float64(pick(all, rows)),
+                Cells::Boolean(all) => Values::Boolean(pick(all, rows)),
+                Cells::Binary(all) => Values::Binary(rows.iter().map(|r| all.get(*r)).collect()),
+            };
+            for (i, size) in sizes.iter_mut().enumerate() {
+                *size += match &values {
+                    Values::Utf8(v) | Values::Json(v) => v[i].len(),
+                    Values::Binary(v) => v[i].len(),
+                    _ => 8,
+                };
+            }
+            let nulls = (0u32..).zip(rows).filter(|(_, row)| nulls[**row]).map(|(i, _)| i);
+            columns.push((name.as_str(), values, nulls.collect()));
+        }
+        let whole: Vec<&str> = match &self.whole {
+            Some(whole) => rows.iter().map(|row| whole[*row].as_str()).collect(),
+            None => Vec::new(),
+        };
+        for (size, text) in sizes.iter_mut().zip(&whole) {
+            *size += text.len();
+        }
+        let mut starts = vec![0];
+        for size in sizes {
+            starts.push(starts[starts.len() - 1] + size);
+        }
+        Table { columns, whole, positions: rows, starts }
+    }
+}
+
+impl<'a> Table<'a> {
+    /// The rows of each call: as many as stay under `bytes_max`, at least one.
+    pub(super) fn calls(&self, bytes_max: usize) -> Vec<Range<usize>> {
+        let mut calls = Vec::new();
+        let mut first = 0;
+        for row in 0..self.positions.len() {
+            if row > first && self.starts[row + 1] - self.starts[first] > bytes_max {
+                calls.push(first..row);
+                first = row;
+            }
+        }
+        if first < self.positions.len() {
+            calls.push(first..self.positions.len());
+        }
+        calls
+    }
+
+    /// Positions of these rows within the record batch.
+    pub(super) fn positions(&self, rows: &Range<usize>) -> &'a [usize] {
+        self.positions.get(rows.clone()).unwrap_or_default()
+    }
+
+    /// Bytes of these rows that cross.
+    pub(super) fn bytes(&self, rows: &Range<usize>) -> usize {
+        self.starts[rows.end] - self.starts[rows.start]
+    }
+
+    /// Calls `take` with these rows as the contract has them.
+    pub(super) fn with<T>(
+        &self,
+        rows: &Range<usize>,
+        take: impl FnOnce(types::Batch<'_>) -> T,
+    ) -> T {
+        let nulls: Vec<Vec<u32>> = self
+            .columns
             .iter()
-            .zip(columns)
-            .map(|((name, _), (values, nulls))| types::Column { name: name.clone(), values, nulls })
+            .map(|(_, _, nulls)| {
+                let from = nulls.partition_point(|null| (*null as usize) < rows.start);
+                let to = nulls.partition_point(|null| (*null as usize) < rows.end);
+                nulls[from..to].iter().map(|null| null - rows.start as u32).collect()
+            })
             .collect();
-        let batch = types::Batch { rows: positions.len() as u32, columns, whole_rows };
-        Some(Call { batch, positions, bytes })
-    }
-}
-
-fn empty_values(kind: Kind) -> types::Values {
-    match kind {
-        Kind::Utf8 => types::Values::Utf8(Vec::new()),
-        Kind::Int64 => types::Values::Int64(Vec::new()),
-        Kind::Float64 => types::Values::Float64(Vec::new()),
-        Kind::Boolean => types::Values::Boolean(Vec::new()),
-        Kind::Binary => types::Values::Binary(Vec::new()),
-        Kind::Json => types::Values::Json(Vec::new()),
-    }
-}
-
-/// A null (and, which can't happen, a cell of another kind) becomes the kind's empty value.
-fn push(values: &mut types::Values, cell: Cell) {
-    use types::Values;
-    match (values, cell) {
-        (Values::Utf8(v) | Values::Json(v), Cell::Text(text)) => v.push(text),
-        (Values::Utf8(v) | Values::Json(v), _) => v.push(String::new()),
-        (Values::Int64(v), Cell::Int(i)) => v.push(i),
-        (Values::Int64(v), _) => v.push(0),
-        (Values::Float64(v), Cell::Float(x)) => v.push(x),
-        (Values::Float64(v), _) => v.push(0.0),
-        (Values::Boolean(v), Cell::Bool(b)) => v.push(b),
-        (Values::Boolean(v), _) => v.push(false),
-        (Values::Binary(v), Cell::Bytes(bytes)) => v.push(bytes),
-        (Values::Binary(v), _) => v.push(Vec::new()),
+        let columns: Vec<types::Column<'_>> = self
+            .columns
+            .iter()
+            .zip(&nulls)
+            .map(|((name, values, _), nulls)| types::Column {
+                name: *name,
+                values: match values {
+                    Values::Utf8(v) => types::Values::Utf8(&v[rows.clone()]),
+                    Values::Int64(v) => types::Values::Int64(&v[rows.clone()]),
+                    Values::Float64(v) => types::Values::Float64(&v[rows.clone()]),
+                    Values::Boolean(v) => types::Values::Boolean(&v[rows.clone()]),
+                    Values::Binary(v) => types::Values::Binary(&v[rows.clone()]),
+                    Values::Json(v) => types::Values::Json(&v[rows.clone()]),
+                },
+                nulls,
+            })
+            .collect();
+        let whole_rows = self.whole.get(rows.clone()).unwrap_or_default();
+        take(types::Batch { rows: rows.len() as u32, columns: &columns, whole_rows })
     }
 }
 
@@ -310,8 +373,14 @@ pub(super) fn kind_name(value: &serde_json::Value) -> &'static str {
     }
 }
 
-/// The values of a column as `kind`; the column's type when it can't be.
-fn cells(field: &Field, array: &ArrayRef, kind: Kind) -> Result<Vec<Cell>, DataType> {
+/// A column as `kind`; its type when it can't be. The reason why a row's value is not of the kind
+/// goes into `faults`, unless the row has one.
+fn column(
+    field: &Field,
+    array: &ArrayRef,
+    kind: Kind,
+    faults: &mut [Option<String>],
+) -> Result<Column, DataType> {
     let own_type = || field.data_type().clone();
     let array = match array.data_type() {
         DataType::Dictionary(_, value) => &cast(array, value).map_err(|_| own_type())?,
@@ -319,134 +388,199 @@ fn cells(field: &Field, array: &ArrayRef, kind: Kind) -> Result<Vec<Cell>, DataT
     };
     let to = |ty: &DataType| cast(array, ty).map_err(|_| own_type());
     let source = array.data_type();
-    if *source == DataType::Null {
-        return Ok((0..array.len()).map(|_| Cell::Null).collect());
-    }
     let is_text = matches!(source, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let name = field.name();
+    let len = array.len();
+    let mut nulls: Vec<bool> = (0..len).map(|row| array.is_null(row)).collect();
+    let name = shown(field.name());
 
-    if kind == Kind::Json && !(is_text && is_json(field)) {
-        return Ok((0..array.len())
-            .map(|row| match json_value::value(field, array.as_ref(), row, is_json) {
-                Ok(None) => Cell::Null,
-                Ok(Some(text)) => Cell::Text(text),
-                Err(why) => Cell::Fault(format!("field `{}` {why}", shown(name))),
-            })
-            .collect());
-    }
-    if is_text {
-        let texts = to(&DataType::Utf8)?;
-        let texts = texts.as_string::<i32>();
-        let json = is_json(field);
-        return Ok(texts
-            .iter()
-            .map(|text| match text {
-                None => Cell::Null,
-                Some(text) if kind == Kind::Json => Cell::Text(text.to_string()),
-                Some(text) if json => from_json(name, text, kind),
-                Some(text) => from_text(name, text, kind),
-            })
-            .collect());
-    }
-    match kind {
-        Kind::Int64 if source.is_integer() => {
-            let cast = to(&DataType::Int64)?;
-            let values = cast.as_primitive::<Int64Type>();
-            Ok(each(array, |row| {
-                if values.is_null(row) {
-                    Cell::Fault(format!("field `{}` does not fit 64 bits", shown(name)))
-                } else {
-                    Cell::Int(values.value(row))
+    let cells = if *source == DataType::Null {
+        nulls.fill(true);
+        let texts = || no_texts(len);
+        match kind {
+            Kind::Utf8 => Cells::Utf8(texts()),
+            Kind::Int64 => Cells::Int64(vec![0; len]),
+            Kind::Float64 => Cells::Float64(vec![0.0; len]),
+            Kind::Boolean => Cells::Boolean(vec![false; len]),
+            Kind::Binary => Cells::Binary(Blobs::Texts(texts())),
+            Kind::Json => Cells::Json(texts()),
+        }
+    } else if kind == Kind::Json && !(is_text && is_json(field)) {
+        let mut texts = no_texts(len);
+        for (row, text) in texts.texts.iter_mut().enumerate() {
+            match json_value::value(field, array.as_ref(), row, is_json) {
+                Ok(None) => nulls[row] = true,
+                Ok(Some(made)) => *text = Text::Made(made),
+                Err(why) => {
+                    faults[row].get_or_insert(format!("field `{name}` {why}"));
                 }
-            }))
+            }
         }
-        Kind::Float64 if source.is_numeric() => {
-            let cast = to(&DataType::Float64)?;
-            let values = cast.as_primitive::<Float64Type>();
-            Ok(each(array, |row| float(name, values.value(row))))
+        Cells::Json(texts)
+    } else if is_text {
+        let array = to(&DataType::Utf8)?.as_string::<i32>().clone();
+        let mut read = Reader { name: &name, json: is_json(field), nulls: &mut nulls, faults };
+        match kind {
+            Kind::Utf8 => Cells::Utf8(read.texts(array)),
+            Kind::Binary => Cells::Binary(Blobs::Texts(read.texts(array))),
+            Kind::Json => {
+                let whole = |row| if array.is_null(row) { Text::Empty } else { Text::Whole };
+                let texts = (0..len).map(whole).collect();
+                Cells::Json(Texts { array, texts })
+            }
+            Kind::Int64 => Cells::Int64(read.values(&array, "an integer", |value| match value {
+                Scalar::Text(text) => text.trim().parse().ok(),
+                Scalar::Json(value) => value.as_i64(),
+            })),
+            Kind::Float64 => {
+                Cells::Float64(read.values(&array, "a finite number", |value| match value {
+                    Scalar::Text(text) => text.trim().parse().ok().filter(|x: &f64| x.is_finite()),
+                    Scalar::Json(value) => value.as_f64().filter(|x| x.is_finite()),
+                }))
+            }
+            Kind::Boolean => {
+                Cells::Boolean(read.values(&array, "true or false", |value| match value {
+                    Scalar::Text(text) => match text.trim() {
+                        "true" | "True" => Some(true),
+                        "false" | "False" => Some(false),
+                        _ => None,
+                    },
+                    Scalar::Json(value) => value.as_bool(),
+                }))
+            }
         }
-        Kind::Boolean if *source == DataType::Boolean => {
-            let values = array.as_boolean();
-            Ok(each(array, |row| Cell::Bool(values.value(row))))
-        }
-        Kind::Binary
-            if matches!(
-                source,
-                DataType::Binary
-                    | DataType::LargeBinary
-                    | DataType::BinaryView
-                    | DataType::FixedSizeBinary(_)
-            ) =>
-        {
-            let cast = to(&DataType::Binary)?;
-            let values = cast.as_binary::<i32>();
-            Ok(each(array, |row| Cell::Bytes(values.value(row).to_vec())))
-        }
-        _ => Err(own_type()),
-    }
-}
-
-fn each(array: &ArrayRef, cell: impl Fn(usize) -> Cell) -> Vec<Cell> {
-    (0..array.len()).map(|row| if array.is_null(row) { Cell::Null } else { cell(row) }).collect()
-}
-
-fn float(name: &str, value: f64) -> Cell {
-    if value.is_finite() {
-        Cell::Float(value)
     } else {
-        Cell::Fault(format!("field `{}` is {value}, not a finite number", shown(name)))
+        match kind {
+            Kind::Int64 if source.is_integer() => {
+                let cast = to(&DataType::Int64)?;
+                let values = cast.as_primitive::<Int64Type>();
+                for row in (0..len).filter(|row| !array.is_null(*row) && values.is_null(*row)) {
+                    faults[row].get_or_insert(format!("field `{name}` does not fit 64 bits"));
+                }
+                Cells::Int64(values.iter().map(Option::unwrap_or_default).collect())
+            }
+            Kind::Float64 if source.is_numeric() => {
+                let cast = to(&DataType::Float64)?;
+                let values = cast.as_primitive::<Float64Type>();
+                for (row, x) in values.iter().enumerate() {
+                    if let Some(x) = x.filter(|x| !x.is_finite()) {
+                        let why = format!("field `{name}` is {x}, not a finite number");
+                        faults[row].get_or_insert(why);
+                    }
+                }
+                Cells::Float64(values.iter().map(Option::unwrap_or_default).collect())
+            }
+            Kind::Boolean if *source == DataType::Boolean => {
+                Cells::Boolean(array.as_boolean().iter().map(Option::unwrap_or_default).collect())
+            }
+            Kind::Binary
+                if matches!(
+                    source,
+                    DataType::Binary
+                        | DataType::LargeBinary
+                        | DataType::BinaryView
+                        | DataType::FixedSizeBinary(_)
+                ) =>
+            {
+                let cast = to(&DataType::Binary)?;
+                Cells::Binary(Blobs::Arrow(cast.as_binary::<i32>().clone()))
+            }
+            _ => return Err(own_type()),
+        }
+    };
+    Ok(Column { name: field.name().clone(), cells, nulls })
+}
+
+fn no_texts(len: usize) -> Texts {
+    Texts { array: StringArray::new_null(0), texts: (0..len).map(|_| Text::Empty).collect() }
+}
+
+/// A value written as text, by a source that knows nothing else (CSV) or by a JSON source.
+enum Scalar<'a> {
+    Text(&'a str),
+    Json(&'a serde_json::Value),
+}
+
+/// Reads values that are written as texts.
+struct Reader<'r> {
+    name: &'r str,
+    json: bool,
+    nulls: &'r mut [bool],
+    faults: &'r mut [Option<String>],
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, row: usize, why: String) {
+        self.faults[row].get_or_insert(why);
+    }
+
+    /// The JSON value of a row; none at a null, JSON's own included, and at a fault.
+    fn json(&mut self, row: usize, text: &str) -> Option<serde_json::Value> {
+        match serde_json::from_str(text) {
+            Ok(serde_json::Value::Null) => self.nulls[row] = true,
+            Ok(value) => return Some(value),
+            Err(e) => self.fault(row, format!("field `{}`: {e}", self.name)),
+        }
+        None
+    }
+
+    /// Strings: plain ones as they are, JSON ones decoded.
+    fn texts(&mut self, array: StringArray) -> Texts {
+        let texts = (0..array.len()).map(|row| {
+            if array.is_null(row) {
+                return Text::Empty;
+            }
+            let text = array.value(row);
+            if !self.json {
+                return Text::Whole;
+            }
+            if is_plain_string(text) {
+                return Text::Inner;
+            }
+            match self.json(row, text) {
+                Some(serde_json::Value::String(text)) => Text::Made(text),
+                Some(other) => {
+                    let got = kind_name(&other);
+                    self.fault(row, format!("field `{}` is {got}, not a string", self.name));
+                    Text::Empty
+                }
+                None => Text::Empty,
+            }
+        });
+        let texts = texts.collect();
+        Texts { array, texts }
+    }
+
+    /// Values of another kind, `what` in words.
+    fn values<T: Default>(
+        &mut self,
+        array: &StringArray,
+        what: &str,
+        read: impl Fn(Scalar<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let value = |row: usize| {
+            if array.is_null(row) {
+                return T::default();
+            }
+            let text = array.value(row);
+            let (value, got) = if self.json {
+                let Some(value) = self.json(row, text) else { return T::default() };
+                (read(Scalar::Json(&value)), kind_name(&value).to_string())
+            } else {
+                (read(Scalar::Text(text)), format!("`{}`", shown(text)))
+            };
+            if value.is_none() {
+                self.fault(row, format!("field `{}` is {got}, not {what}", self.name));
+            }
+            value.unwrap_or_default()
+        };
+        (0..array.len()).map(value).collect()
     }
 }
 
-/// A plain text (CSV knows nothing else) as another kind.
-fn from_text(name: &str, text: &str, kind: Kind) -> Cell {
-    let fault = |what: &str| {
-        Cell::Fault(format!("field `{}` is `{}`, not {what}", shown(name), shown(text)))
-    };
-    match kind {
-        Kind::Utf8 | Kind::Json => Cell::Text(text.to_string()),
-        Kind::Binary => Cell::Bytes(text.as_bytes().to_vec()),
-        Kind::Int64 => text.trim().parse().map_or_else(|_| fault("an integer"), Cell::Int),
-        Kind::Float64 => match text.trim().parse::<f64>() {
-            Ok(value) => float(name, value),
-            Err(_) => fault("a number"),
-        },
-        Kind::Boolean => match text.trim() {
-            "true" | "True" => Cell::Bool(true),
-            "false" | "False" => Cell::Bool(false),
-            _ => fault("true or false"),
-        },
-    }
-}
-
-/// A JSON text as another kind; JSON `null` is no value.
-fn from_json(name: &str, text: &str, kind: Kind) -> Cell {
-    use serde_json::Value;
-    let value: Value = match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(e) => return Cell::Fault(format!("field `{}`: {e}", shown(name))),
-    };
-    let fault = |what: &str| {
-        Cell::Fault(format!("field `{}` is {}, not {what}", shown(name), kind_name(&value)))
-    };
-    match (kind, &value) {
-        (_, Value::Null) => Cell::Null,
-        (Kind::Json, _) => Cell::Text(text.to_string()),
-        (Kind::Utf8, Value::String(s)) => Cell::Text(s.clone()),
-        (Kind::Utf8, _) => fault("a string"),
-        (Kind::Binary, Value::String(s)) => Cell::Bytes(s.as_bytes().to_vec()),
-        (Kind::Binary, _) => fault("a string of bytes"),
-        (Kind::Int64, Value::Number(n)) => {
-            n.as_i64().map_or_else(|| fault("an integer"), Cell::Int)
-        }
-        (Kind::Int64, _) => fault("an integer"),
-        (Kind::Float64, Value::Number(n)) => {
-            n.as_f64().map_or_else(|| fault("a finite number"), |x| float(name, x))
-        }
-        (Kind::Float64, _) => fault("a number"),
-        (Kind::Boolean, Value::Bool(b)) => Cell::Bool(*b),
-        (Kind::Boolean, _) => fault("true or false"),
-    }
+/// True for the text of a JSON string whose characters stand for themselves.
+fn is_plain_string(text: &str) -> bool {
+    let inner = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    inner.is_some_and(|inner| memchr::memchr2(b'"', b'\\', inner.as_bytes()).is_none())
 }
 
 #[cfg(test)]

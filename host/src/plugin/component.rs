@@ -1,16 +1,23 @@
 //! From bytes to a compiled component whose imports and world are known to be right.
 
-use wasmtime::Engine;
+use std::time::Duration;
+
 use wasmtime::component::{Component, HasSelf, Linker};
-use wit_component::ComponentEncoder;
+use wasmtime::{Engine, Module};
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
 
 use super::bindings::{formatter, host, reward, template};
+use super::cache;
 use super::columns::Reads;
 use super::engine::{Guest, engine};
 use super::error::{PluginError, shown};
+use super::schema::{self, OptionRow};
 
 /// The package of the contract, as it begins every name of it.
 const PACKAGE: &str = "trainer:plugin/";
+/// The contract.
+const CONTRACT: &str = include_str!("../../../plugin-sdk/wit/trainer.wit");
 /// The line of contract versions understood: `0.1.*`.
 const CONTRACT_LINE: &str = "0.1.";
 /// The interfaces a component may import; the last two only hold types.
@@ -84,6 +91,18 @@ pub struct Inspection {
     pub options_schema: String,
     /// Same input, same output.
     pub deterministic: bool,
+    /// True when its machine code came from the cache.
+    pub cached: bool,
+    /// Time from the file's name to a running instance.
+    pub start: Duration,
+}
+
+impl Inspection {
+    /// Its options, one by one, as its schema describes them.
+    pub fn options(&self) -> Vec<OptionRow> {
+        let schema = serde_json::from_str(&self.options_schema).unwrap_or_default();
+        schema::describe(&schema)
+    }
 }
 
 /// A linked component, ready to be instantiated.
@@ -100,10 +119,12 @@ pub(super) struct Compiled {
     pub imports: Vec<String>,
     pub exports: Vec<String>,
     pub linked: Linked,
+    pub cached: bool,
 }
 
-/// Compiles `bytes`, refuses imports that are not offered, and finds the world.
-pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError> {
+/// Compiles `bytes`, or takes what was made of them before; refuses imports that are not offered,
+/// and finds the world.
+pub(super) fn compile(file: &str, bytes: &[u8], sha256: &str) -> Result<Compiled, PluginError> {
     let engine = engine()?;
     let not_a_plugin = |why: String| PluginError::NotAPlugin { file: shown(file), why };
     if !bytes.starts_with(b"\0asm") {
@@ -111,9 +132,17 @@ pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError>
     }
     // The layer field of the preamble: 0 for a core module, 1 for a component.
     let core_module = matches!(bytes.get(6..8), Some([0, 0]));
-    let wrapped = if core_module { Some(wrap(file, engine, bytes)?) } else { None };
-    let component = Component::from_binary(engine, wrapped.as_deref().unwrap_or(bytes))
-        .map_err(|e| not_a_plugin(shown(&e.root_cause().to_string())))?;
+    let key = cache::key(engine, sha256);
+    let kept = cache::cache_dir().and_then(|dir| cache::open(engine, dir, &key));
+    let cached = kept.is_some();
+    let component = match kept {
+        Some(component) => component,
+        None => {
+            let wrapped = if core_module { Some(wrap(file, engine, bytes)?) } else { None };
+            Component::from_binary(engine, wrapped.as_deref().unwrap_or(bytes))
+                .map_err(|e| not_a_plugin(shown(&e.root_cause().to_string())))?
+        }
+    };
 
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_string()).collect();
@@ -136,30 +165,73 @@ pub(super) fn compile(file: &str, bytes: &[u8]) -> Result<Compiled, PluginError>
     let linked = link().map_err(|e| {
         not_a_plugin(format!("its {world} does not fit the contract: {}", shown(&format!("{e:#}"))))
     })?;
-    Ok(Compiled { world, contract, core_module, imports, exports, linked })
+    // Only what passed every check is worth keeping.
+    if let (false, Some(dir)) = (cached, cache::cache_dir()) {
+        cache::keep(dir, &key, &component);
+    }
+    Ok(Compiled { world, contract, core_module, imports, exports, linked, cached })
 }
 
-/// The component of a core module that carries its WIT type.
+/// The component of a core module: its imports and exports by name, its types those of the contract.
+/// What the module's custom sections say of its types is not looked at: the code that reads them
+/// was not written for strangers' files.
 fn wrap(file: &str, engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, PluginError> {
-    let encode = || ComponentEncoder::default().validate(true).module(bytes)?.encode();
-    encode().map_err(|e| match foreign_import(engine, bytes) {
-        Some(import) => PluginError::ForbiddenImport { file: shown(file), import: shown(&import) },
-        None => PluginError::NotAPlugin {
-            file: shown(file),
-            why: format!(
-                "a core module that can't become a component: {}",
-                shown(&format!("{e:#}"))
-            ),
-        },
+    let not_a_plugin = |why: String| PluginError::NotAPlugin { file: shown(file), why };
+    let module = Module::from_binary(engine, bytes)
+        .map_err(|e| not_a_plugin(shown(&e.root_cause().to_string())))?;
+    if let Some(import) = module.imports().find(|import| !is_offered(import.module())) {
+        let import = shown(&format!("{}.{}", import.module(), import.name()));
+        return Err(PluginError::ForbiddenImport { file: shown(file), import });
+    }
+    // `trainer:plugin/formatting@0.1.0#format` and its like.
+    let mut exports: Vec<String> = module
+        .exports()
+        .filter_map(|export| export.name().split_once('#').map(|(name, _)| name.to_string()))
+        .filter(|name| name.starts_with(PACKAGE))
+        .collect();
+    exports.sort();
+    exports.dedup();
+    let (world, _) = world_of(file, &exports)?;
+    // A panic in there would be a fault of the encoder, of which a stranger's file makes use.
+    let encode = std::panic::AssertUnwindSafe(|| encode(bytes, world));
+    std::panic::catch_unwind(encode).unwrap_or_else(|_| Err("it is broken".into())).map_err(|why| {
+        not_a_plugin(format!("a core module that can't become a component: {}", shown(&why)))
     })
 }
 
-/// The first import of a core module that is not of the contract.
-fn foreign_import(engine: &Engine, bytes: &[u8]) -> Option<String> {
-    let module = wasmtime::Module::from_binary(engine, bytes).ok()?;
-    let mut imports = module.imports();
-    let import = imports.find(|import| !is_offered(import.module()))?;
-    Some(format!("{}.{}", import.module(), import.name()))
+fn encode(bytes: &[u8], world: World) -> Result<Vec<u8>, String> {
+    let mut module = without_custom_sections(bytes).ok_or("its sections are broken")?;
+    let mut contract = Resolve::default();
+    let encoded = contract.push_str("trainer.wit", CONTRACT).and_then(|package| {
+        let world = contract.select_world(&[package], Some(world.name()))?;
+        let encoding = StringEncoding::UTF8;
+        wit_component::embed_component_metadata(&mut module, &contract, world, encoding)?;
+        ComponentEncoder::default().validate(true).module(&module)?.encode()
+    });
+    encoded.map_err(|e| format!("{e:#}"))
+}
+
+/// A module without what is not part of the program: names, types for tools, and the like.
+fn without_custom_sections(bytes: &[u8]) -> Option<Vec<u8>> {
+    /// The preamble's bytes.
+    const PREAMBLE: usize = 8;
+    let mut out = bytes.get(..PREAMBLE)?.to_vec();
+    let mut rest = bytes.get(PREAMBLE..)?;
+    while let [id, after @ ..] = rest {
+        // The size, in LEB128.
+        let end = after.iter().take(5).position(|byte| byte & 0x80 == 0)?;
+        let size = after[..=end]
+            .iter()
+            .enumerate()
+            .map(|(i, byte)| u64::from(byte & 0x7f) << (7 * i))
+            .sum::<u64>();
+        let whole = 1 + end + 1 + usize::try_from(size).ok()?;
+        if *id != 0 {
+            out.extend_from_slice(rest.get(..whole)?);
+        }
+        rest = rest.get(whole..)?;
+    }
+    Some(out)
 }
 
 fn is_offered(import: &str) -> bool {

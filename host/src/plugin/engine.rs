@@ -1,7 +1,7 @@
 //! The process's one wasmtime engine, its clock, and what an instance is held to.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Config, Engine, ResourceLimiter, Store};
 
@@ -56,6 +56,35 @@ pub(super) struct Guest {
     log: Vec<LogLine>,
     log_calls: u64,
     log_bytes: usize,
+    /// When the guest's code was last entered, and how long it has run since it was asked.
+    entered: Option<Instant>,
+    inside: Duration,
+}
+
+impl Guest {
+    /// Linear memory of the instance, bytes.
+    pub(super) fn memory_used(&self) -> usize {
+        self.memory_used
+    }
+
+    /// Takes the time inside of the guest's code; zero unless it is measured.
+    pub(super) fn take_inside(&mut self) -> Duration {
+        std::mem::take(&mut self.inside)
+    }
+}
+
+/// Measures the time inside of the guest's code.
+pub(super) fn measure(store: &mut Store<Guest>) {
+    store.call_hook(|mut store, hook| {
+        let guest = store.data_mut();
+        if hook.entering_host() {
+            let ran = guest.entered.take().map(|at| at.elapsed());
+            guest.inside += ran.unwrap_or_default();
+        } else {
+            guest.entered = Some(Instant::now());
+        }
+        Ok(())
+    });
 }
 
 /// A store with nothing used yet.
@@ -68,6 +97,8 @@ pub(super) fn new_store(limits: &PluginLimits) -> Result<Store<Guest>, PluginErr
         log: Vec::new(),
         log_calls: 0,
         log_bytes: 0,
+        entered: None,
+        inside: Duration::ZERO,
     };
     let mut store = Store::new(engine()?, guest);
     store.limiter(|guest| guest);

@@ -256,6 +256,35 @@ pub enum PluginError {
         /// The fault.
         what: String,
     },
+    /// An error about rows, with the place of the first of them in the source.
+    #[error("{place}: {error}")]
+    Placed {
+        /// File and row.
+        place: String,
+        /// The error, its rows counted over what was handed to the plugin.
+        error: Box<PluginError>,
+    },
+    /// A plugin that did not pass `trainer plugin check`.
+    #[error("{who} did not pass {failed} of {total} checks; the table above says which and why")]
+    Unsound {
+        /// The plugin.
+        who: Arc<Who>,
+        /// Checks failed.
+        failed: usize,
+        /// Checks made.
+        total: usize,
+    },
+    /// Golden rows that can't be used.
+    #[error("golden rows in {}: {why}; mend the file, or name another folder", path.display())]
+    Golden {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Several plugins that can't be loaded.
+    #[error("{} plugins can't be used:\n{}", .0.len(), .0.iter().map(|e| format!("  {e}")).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<PluginError>),
     /// The engine itself could not be set up.
     #[error(
         "the WebAssembly engine can't start: {0}; this is a fault of trainer or of the machine's memory limits"
@@ -270,7 +299,29 @@ impl PluginError {
             PluginError::Stopped { rows, .. }
             | PluginError::Failed { rows, .. }
             | PluginError::Returned { rows, .. } => (!rows.is_empty()).then(|| rows.clone()),
+            PluginError::Placed { error, .. } => error.rows(),
             _ => None,
+        }
+    }
+
+    /// The same error, its rows counted from `by` rows before its own first one.
+    #[must_use]
+    pub(super) fn later(mut self, by: usize) -> Self {
+        if let PluginError::Stopped { rows, .. }
+        | PluginError::Failed { rows, .. }
+        | PluginError::Returned { rows, .. } = &mut self
+        {
+            *rows = rows.start + by..rows.end + by;
+        }
+        self
+    }
+
+    /// Says where in the source the first row of the error is, if it is about rows.
+    #[must_use]
+    pub fn placed(self, place: impl FnOnce(usize) -> String) -> Self {
+        match self.rows() {
+            Some(rows) => PluginError::Placed { place: place(rows.start), error: Box::new(self) },
+            None => self,
         }
     }
 }

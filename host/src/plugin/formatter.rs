@@ -1,15 +1,17 @@
 //! Calls of formatters: record batches in, one outcome per row out, in order.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use wasmtime::Store;
 
 use super::bindings::{formatting, types};
 use super::check;
-use super::columns::{self, Call};
+use super::columns::{self, Table};
 use super::component::World;
 use super::engine::Guest;
-use super::error::{PluginError, Stop};
+use super::error::PluginError;
 use super::pool::{Bound, Plugin};
 use crate::data::example::Example;
 use crate::limits as ceilings;
@@ -48,8 +50,8 @@ pub(super) fn pieces(batches: &[RecordBatch]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut first = 0;
     for batch in batches {
-        for offset in (0..batch.num_rows()).step_by(ceilings::PLUGIN_BATCH_ROWS) {
-            let rows = (batch.num_rows() - offset).min(ceilings::PLUGIN_BATCH_ROWS);
+        for offset in (0..batch.num_rows()).step_by(ceilings::PLUGIN_CALL_ROWS) {
+            let rows = (batch.num_rows() - offset).min(ceilings::PLUGIN_CALL_ROWS);
             pieces.push(Piece { batch, offset, rows, first: first + offset });
         }
         first += batch.num_rows();
@@ -74,7 +76,8 @@ pub(super) fn over_pieces<T: Send>(
 impl Plugin {
     /// The outcomes of all rows of `batches`, in order. Columns that [`Plugin::reads`] does not
     /// name are ignored; rows with a value of the wrong type are rejected without asking the
-    /// plugin.
+    /// plugin. Rows on which the plugin itself is at fault are an error or rejected, as
+    /// [`Plugin::on_fault`] has it.
     ///
     /// # Errors
     /// [`PluginError::WrongWorld`], errors about columns, and [`PluginError::Stopped`],
@@ -105,9 +108,10 @@ impl Plugin {
             let outcome = RowOutcome { verdict: Verdict::Reject(reason), notes: Vec::new() };
             outcomes[position] = Some(outcome);
         }
-        while let Some(call) = rows.next_call(ceilings::PLUGIN_BATCH_BYTES) {
-            let answer = self.format_call(&call, piece.first)?;
-            for (position, outcome) in call.positions.iter().zip(answer) {
+        let table = rows.table();
+        for call in table.calls(ceilings::PLUGIN_BATCH_BYTES) {
+            let answer = self.format_call(&table, &call, piece.first)?;
+            for (position, outcome) in table.positions(&call).iter().zip(answer) {
                 outcomes[*position] = Some(outcome);
             }
         }
@@ -121,69 +125,62 @@ impl Plugin {
             .collect()
     }
 
-    fn format_call(&self, call: &Call, first: usize) -> Result<Vec<RowOutcome>, PluginError> {
-        let answer = self.call_rows("format", call, first, |bound, store, batch| {
-            let Bound::Formatter(f) = bound else { return Ok(Ok(Vec::new())) };
-            f.trainer_plugin_formatting().call_format(store, batch)
-        })?;
-        answer
-            .into_iter()
-            .zip(&call.positions)
-            .map(|(outcome, position)| {
-                let row = first + position;
+    fn format_call(
+        &self,
+        table: &Table<'_>,
+        call: &Range<usize>,
+        first: usize,
+    ) -> Result<Vec<RowOutcome>, PluginError> {
+        let once = |part: Range<usize>| -> Result<Vec<RowOutcome>, PluginError> {
+            let rows = call.start + part.start..call.start + part.end;
+            let answer =
+                self.call_rows("format", table, call, &rows, first, |bound, store, batch| {
+                    let Bound::Formatter(f) = bound else { return Ok(Ok(Vec::new())) };
+                    f.trainer_plugin_formatting().call_format(store, batch)
+                })?;
+            let outcomes = answer.into_iter().zip(table.positions(&rows)).map(|(outcome, at)| {
+                let row = first + at;
                 checked(outcome).map_err(|what| self.returned("format", row..row + 1, what))
-            })
-            .collect()
+            });
+            outcomes.collect()
+        };
+        let rejected = |why| RowOutcome { verdict: Verdict::Reject(why), notes: Vec::new() };
+        self.over_rows(call.len(), once, rejected)
     }
 
-    /// A call that answers with one item per row; `first` is the number of the record batch's
-    /// first row among all rows. When the call is stopped, its rows are tried one by one to name
-    /// the one at fault.
+    /// A call over `rows` of the rows of `call`, which answers with one item per row; `first` is the
+    /// number of the record batch's first row among all rows.
     pub(super) fn call_rows<T>(
         &self,
         function: &'static str,
-        call: &Call,
+        table: &Table<'_>,
+        call: &Range<usize>,
+        rows: &Range<usize>,
         first: usize,
-        run: impl Fn(
+        run: impl FnOnce(
             &Bound,
             &mut Store<Guest>,
-            &types::Batch,
+            types::Batch<'_>,
         ) -> wasmtime::Result<Result<Vec<T>, types::Error>>,
     ) -> Result<Vec<T>, PluginError> {
-        let once = |call: &Call| {
-            let num_rows = call.positions.len();
-            self.call(function, range(call, first), num_rows, call.bytes, |bound, store| {
-                run(bound, store, &call.batch)
-            })
+        let of_input = match table.positions(rows) {
+            [from, .., to] => first + from..first + to + 1,
+            [only] => first + only..first + only + 1,
+            [] => 0..0,
         };
-        let num_rows = call.positions.len();
-        let answer = once(call).map_err(|error| {
-            let mut rows = if worth_a_search(&error) { 0..num_rows } else { 0..0 };
-            let stopped = |e: &PluginError| matches!(e, PluginError::Stopped { .. });
-            rows.find_map(|i| once(&call.single(i)).err().filter(stopped)).unwrap_or(error)
+        // A part of a call has the bytes of the whole for its budget: it may only be given more fuel
+        // than in the call, never less.
+        let (count, bytes) = (rows.len(), table.bytes(call));
+        let answer = table.with(rows, |batch| {
+            self.call(function, of_input.clone(), count, bytes, |bound, store| {
+                run(bound, store, batch)
+            })
         })?;
-        if answer.len() != num_rows {
-            let what = format!("{} answers for {num_rows} rows", answer.len());
-            return Err(self.returned(function, range(call, first), what));
+        if answer.len() != count {
+            let what = format!("{} answers for {count} rows", answer.len());
+            return Err(self.returned(function, of_input, what));
         }
         Ok(answer)
-    }
-}
-
-/// True for a stopped call of several rows, unless each further try could take as long again.
-pub(super) fn worth_a_search(error: &PluginError) -> bool {
-    match error {
-        PluginError::Stopped { stop: Stop::Deadline { .. }, .. } => false,
-        PluginError::Stopped { rows, .. } => rows.len() > 1,
-        _ => false,
-    }
-}
-
-/// Rows of the whole input that a call is about.
-pub(super) fn range(call: &Call, first: usize) -> std::ops::Range<usize> {
-    match (call.positions.first(), call.positions.last()) {
-        (Some(from), Some(to)) => first + from..first + to + 1,
-        _ => 0..0,
     }
 }
 

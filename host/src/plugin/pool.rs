@@ -1,15 +1,18 @@
 //! A loaded plugin: described, configured, and a pool of its instances.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
 use super::bindings::{formatter, reward, template, types};
 use super::columns::Reads;
 use super::component::{Compiled, Inspection, Linked, World, compile};
-use super::engine::{Budget, Guest, arm, new_store, stop_of, take_log};
+use super::engine::{Budget, Guest, arm, measure, new_store, stop_of, take_log};
 use super::error::{PluginError, Who, shown};
+use super::fault::OnFault;
 use super::limits::PluginLimits;
 use super::{options, source};
 use crate::fs::sha256_hex;
@@ -42,6 +45,32 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// The most that calls of a plugin used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Share of the call's fuel, 0 to 1.
+    pub fuel_share: f64,
+    /// Fuel per row, the mean over the call's rows.
+    pub fuel_per_row: f64,
+    /// Linear memory of one instance, bytes.
+    pub memory_bytes: usize,
+    /// Time inside of the plugin's own code, all calls together; only while that is measured.
+    pub inside: Duration,
+}
+
+impl Usage {
+    /// The larger of both, value by value.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            fuel_share: self.fuel_share.max(other.fuel_share),
+            fuel_per_row: self.fuel_per_row.max(other.fuel_per_row),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            inside: self.inside.max(other.inside),
+        }
+    }
+}
+
 /// One instance bound to its world.
 pub(super) enum Bound {
     Formatter(formatter::Formatter),
@@ -66,8 +95,11 @@ pub struct Plugin {
     seed: u64,
     reads: Reads,
     inspection: Inspection,
+    on_fault: OnFault,
     idle: Mutex<Vec<Instance>>,
     log: Mutex<Vec<LogLine>>,
+    usage: Mutex<Usage>,
+    measured: AtomicBool,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -110,6 +142,30 @@ impl Plugin {
         Ok(plugin)
     }
 
+    /// As [`Plugin::load`], of several, each by its name and its options.
+    ///
+    /// # Errors
+    /// The faults of all of them together: [`PluginError::Several`].
+    pub fn load_all(
+        wanted: &[(&str, &str)],
+        seed: u64,
+        limits: &PluginLimits,
+    ) -> Result<Vec<Self>, PluginError> {
+        let mut plugins = Vec::with_capacity(wanted.len());
+        let mut errors = Vec::new();
+        for (name, options) in wanted {
+            match Self::load(name, options, seed, limits.clone()) {
+                Ok(plugin) => plugins.push(plugin),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.len() {
+            0 => Ok(plugins),
+            1 => Err(errors.remove(0)),
+            _ => Err(PluginError::Several(errors)),
+        }
+    }
+
     /// What a plugin file is and what it wants, without configuring it.
     ///
     /// # Errors
@@ -119,13 +175,15 @@ impl Plugin {
     }
 
     fn describe(name_or_path: &str, limits: PluginLimits) -> Result<Self, PluginError> {
+        let began = Instant::now();
         let bytes = source::read(name_or_path, limits.file_bytes)?;
-        let Compiled { world, contract, core_module, imports, exports, linked } =
-            compile(name_or_path, &bytes)?;
+        let sha256 = sha256_hex(&bytes);
+        let Compiled { world, contract, core_module, imports, exports, linked, cached } =
+            compile(name_or_path, &bytes, &sha256)?;
         let inspection = Inspection {
             file: name_or_path.to_string(),
             bytes: bytes.len(),
-            sha256: sha256_hex(&bytes),
+            sha256,
             world,
             contract,
             core_module,
@@ -137,6 +195,8 @@ impl Plugin {
             reads: Reads::default(),
             options_schema: String::new(),
             deterministic: false,
+            cached,
+            start: Duration::ZERO,
         };
         let mut plugin = Self {
             who: Arc::new(Who { name: shown(name_or_path), version: String::new() }),
@@ -146,10 +206,14 @@ impl Plugin {
             seed: 0,
             reads: Reads::default(),
             inspection,
+            on_fault: OnFault::default(),
             idle: Mutex::default(),
             log: Mutex::default(),
+            usage: Mutex::default(),
+            measured: AtomicBool::new(false),
         };
         let mut instance = plugin.instantiate()?;
+        plugin.inspection.start = began.elapsed();
         let info =
             plugin.run(&mut instance, "describe", 0..0, 0, 0, |bound, store| match bound {
                 Bound::Formatter(f) => f.trainer_plugin_formatting().call_describe(store).map(Ok),
@@ -208,24 +272,41 @@ impl Plugin {
 
     fn instantiate(&self) -> Result<Instance, PluginError> {
         let mut store = new_store(&self.limits)?;
-        let budget = self.budget(0, 0);
-        let made = arm(&mut store, budget).and_then(|()| {
-            Ok(match &self.linked {
-                Linked::Formatter(pre) => Bound::Formatter(pre.instantiate(&mut store)?),
-                Linked::Template(pre) => Bound::Template(pre.instantiate(&mut store)?),
-                Linked::Reward(pre) => Bound::Reward(pre.instantiate(&mut store)?),
-            })
-        });
-        match made {
-            Ok(bound) => Ok(Instance { store, bound }),
-            Err(error) => Err(PluginError::Stopped {
-                who: self.who.clone(),
-                function: "start",
-                rows: 0..0,
-                stop: stop_of(&store, &error, budget),
-                said: take_log(&mut store).1,
-            }),
+        if self.measured.load(Ordering::Relaxed) {
+            measure(&mut store);
         }
+        let budget = self.budget(0, 0);
+        let made = arm(&mut store, budget).and_then(|()| match &self.linked {
+            Linked::Formatter(pre) => pre.instance_pre().instantiate(&mut store),
+            Linked::Template(pre) => pre.instance_pre().instantiate(&mut store),
+            Linked::Reward(pre) => pre.instance_pre().instantiate(&mut store),
+        });
+        let instance = made.map_err(|error| PluginError::Stopped {
+            who: self.who.clone(),
+            function: "start",
+            rows: 0..0,
+            stop: stop_of(&store, &error, budget),
+            said: take_log(&mut store).1,
+        })?;
+        // The types of the exports are compared with the contract's.
+        let bound = match &self.linked {
+            Linked::Formatter(_) => {
+                formatter::Formatter::new(&mut store, &instance).map(Bound::Formatter)
+            }
+            Linked::Template(_) => {
+                template::Template::new(&mut store, &instance).map(Bound::Template)
+            }
+            Linked::Reward(_) => reward::Reward::new(&mut store, &instance).map(Bound::Reward),
+        };
+        let bound = bound.map_err(|error| PluginError::NotAPlugin {
+            file: shown(&self.inspection.file),
+            why: format!(
+                "its {} does not fit the contract: {}",
+                self.world(),
+                shown(&format!("{error:#}"))
+            ),
+        })?;
+        Ok(Instance { store, bound })
     }
 
     fn new_instance(&self) -> Result<(Instance, Reads), PluginError> {
@@ -267,6 +348,7 @@ impl Plugin {
         let answer = arm(&mut instance.store, budget)
             .and_then(|()| call(&instance.bound, &mut instance.store));
         let (lines, said) = take_log(&mut instance.store);
+        self.account(&mut instance.store, budget, num_rows);
         {
             let mut log = lock(&self.log);
             let room = LOG_LINES_KEPT.saturating_sub(log.len());
@@ -295,6 +377,32 @@ impl Plugin {
         }
     }
 
+    fn account(&self, store: &mut Store<Guest>, budget: Budget, num_rows: usize) {
+        let spent = budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0)) as f64;
+        let guest = store.data_mut();
+        let call = Usage {
+            fuel_share: spent / budget.fuel.max(1) as f64,
+            fuel_per_row: if num_rows > 0 { spent / num_rows as f64 } else { 0.0 },
+            memory_bytes: guest.memory_used(),
+            inside: Duration::ZERO,
+        };
+        let mut usage = lock(&self.usage);
+        let inside = usage.inside + guest.take_inside();
+        *usage = Usage { inside, ..usage.max(call) };
+    }
+
+    /// The most that any call used so far.
+    pub fn usage(&self) -> Usage {
+        *lock(&self.usage)
+    }
+
+    /// From now on measures (or no longer) the time inside of the plugin's own code.
+    pub(super) fn measure(&self, yes: bool) {
+        self.measured.store(yes, Ordering::Relaxed);
+        // The next calls get instances of the new kind.
+        lock(&self.idle).clear();
+    }
+
     /// One call on an idle instance, or on a new one. The instance is kept unless it was stopped.
     pub(super) fn call<T>(
         &self,
@@ -307,7 +415,14 @@ impl Plugin {
         let idle = lock(&self.idle).pop();
         let mut instance = match idle {
             Some(instance) => instance,
-            None => self.new_instance()?.0,
+            None => {
+                let (instance, reads) = self.new_instance()?;
+                if reads != self.reads {
+                    let what = "other columns than before under the same options".to_string();
+                    return Err(self.returned("configure", 0..0, what));
+                }
+                instance
+            }
         };
         let answer = self.run(&mut instance, function, rows, num_rows, bytes, call);
         if !matches!(answer, Err(PluginError::Stopped { .. })) {
@@ -323,6 +438,18 @@ impl Plugin {
         what: String,
     ) -> PluginError {
         PluginError::Returned { who: self.who.clone(), function, rows, what }
+    }
+
+    /// Sets what becomes of rows on which the plugin is at fault. Of a reward such rows have no
+    /// score under [`OnFault::Reject`].
+    #[must_use]
+    pub fn on_fault(mut self, policy: OnFault) -> Self {
+        self.on_fault = policy;
+        self
+    }
+
+    pub(super) fn fault_policy(&self) -> OnFault {
+        self.on_fault
     }
 
     /// Refuses a plugin of another world.

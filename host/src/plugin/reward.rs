@@ -1,11 +1,14 @@
 //! Calls of rewards: completions and their columns in, scores out.
 
+use std::ops::Range;
+
 use arrow::array::RecordBatch;
 
-use super::columns;
+use super::bindings::rewards;
+use super::columns::{self, Table};
 use super::component::World;
 use super::error::{PluginError, shown};
-use super::formatter::{Piece, over_pieces};
+use super::formatter::{Piece, over_pieces, pieces};
 use super::pool::{Bound, Plugin};
 use crate::limits as ceilings;
 
@@ -41,9 +44,22 @@ impl Plugin {
         over_pieces(batches, |piece| self.score_piece(piece))
     }
 
+    /// As [`Plugin::score`], of one batch and on this thread alone.
+    ///
+    /// # Errors
+    /// As [`Plugin::score`].
+    pub fn score_here(&self, batch: &RecordBatch) -> Result<Vec<Score>, PluginError> {
+        self.expect(World::Reward)?;
+        let mut scores = Vec::with_capacity(batch.num_rows());
+        for piece in pieces(std::slice::from_ref(batch)) {
+            scores.extend(self.score_piece(&piece)?);
+        }
+        Ok(scores)
+    }
+
     fn score_piece(&self, piece: &Piece<'_>) -> Result<Vec<Score>, PluginError> {
         let batch = piece.batch.slice(piece.offset, piece.rows);
-        let mut rows = columns::convert(self.who(), self.reads(), &batch)?;
+        let rows = columns::convert(self.who(), self.reads(), &batch)?;
         if let Some((position, why)) = rows.faults.first() {
             let row = piece.first + position;
             return Err(PluginError::Failed {
@@ -54,32 +70,45 @@ impl Plugin {
             });
         }
         let mut scores = Vec::with_capacity(piece.rows);
-        while let Some(call) = rows.next_call(ceilings::PLUGIN_BATCH_BYTES) {
-            let answer = self.call_rows("score", &call, piece.first, |bound, store, batch| {
-                let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
-                r.trainer_plugin_rewards().call_score(store, batch)
-            })?;
-            for (score, position) in answer.into_iter().zip(&call.positions) {
-                let row = piece.first + position;
-                let values = score.value.iter().chain(score.parts.iter().map(|p| &p.value));
-                if let Some(bad) = values.into_iter().find(|v| !v.is_finite()) {
-                    let what = format!("the value {bad}, which is not finite");
-                    return Err(self.returned("score", row..row + 1, what));
-                }
-                if score.parts.len() > PARTS_MAX {
-                    let what = format!("{} parts, more than {PARTS_MAX}", score.parts.len());
-                    return Err(self.returned("score", row..row + 1, what));
-                }
-                let part = |p: super::bindings::rewards::Part| Part {
-                    name: shown(&p.name),
-                    value: p.value,
-                };
-                scores.push(Score {
-                    value: score.value,
-                    parts: score.parts.into_iter().map(part).collect(),
-                });
-            }
+        let table = rows.table();
+        for call in table.calls(ceilings::PLUGIN_BATCH_BYTES) {
+            let once = |part: Range<usize>| {
+                let rows = call.start + part.start..call.start + part.end;
+                self.score_once(&table, &call, &rows, piece.first)
+            };
+            let none = |_| Score { value: None, parts: Vec::new() };
+            scores.extend(self.over_rows(call.len(), once, none)?);
         }
         Ok(scores)
     }
+
+    fn score_once(
+        &self,
+        table: &Table<'_>,
+        call: &Range<usize>,
+        rows: &Range<usize>,
+        first: usize,
+    ) -> Result<Vec<Score>, PluginError> {
+        let answer = self.call_rows("score", table, call, rows, first, |bound, store, batch| {
+            let Bound::Reward(r) = bound else { return Ok(Ok(Vec::new())) };
+            r.trainer_plugin_rewards().call_score(store, batch)
+        })?;
+        let scores = answer.into_iter().zip(table.positions(rows)).map(|(score, at)| {
+            let row = first + at;
+            checked(score).map_err(|what| self.returned("score", row..row + 1, what))
+        });
+        scores.collect()
+    }
+}
+
+fn checked(score: rewards::RowScore) -> Result<Score, String> {
+    let values = score.value.iter().chain(score.parts.iter().map(|p| &p.value));
+    if let Some(bad) = values.into_iter().find(|v| !v.is_finite()) {
+        return Err(format!("the value {bad}, which is not finite"));
+    }
+    if score.parts.len() > PARTS_MAX {
+        return Err(format!("{} parts, more than {PARTS_MAX}", score.parts.len()));
+    }
+    let part = |p: rewards::Part| Part { name: shown(&p.name), value: p.value };
+    Ok(Score { value: score.value, parts: score.parts.into_iter().map(part).collect() })
 }

@@ -6,7 +6,6 @@ use super::bindings::templating;
 use super::check;
 use super::component::World;
 use super::error::PluginError;
-use super::formatter::worth_a_search;
 use super::pool::{Bound, Plugin};
 use crate::data::example::{Conversation, Message};
 use crate::limits as ceilings;
@@ -75,7 +74,7 @@ impl Plugin {
         let (mut start, mut bytes) = (0, 0);
         for (i, conversation) in conversations.iter().enumerate() {
             let size = bytes_of(conversation);
-            let full = i - start == ceilings::PLUGIN_BATCH_ROWS
+            let full = i - start == ceilings::PLUGIN_CALL_ROWS
                 || bytes + size > ceilings::PLUGIN_BATCH_BYTES;
             if i > start && full {
                 calls.push((start..i, bytes));
@@ -89,12 +88,11 @@ impl Plugin {
         let done: Vec<_> = calls
             .into_par_iter()
             .map(|(rows, bytes)| {
-                let once = |rows| self.render_call(conversations, rows, bytes, options);
-                once(rows.clone()).map_err(|error| {
-                    let mut rows = if worth_a_search(&error) { rows } else { 0..0 };
-                    let stopped = |e: &PluginError| matches!(e, PluginError::Stopped { .. });
-                    rows.find_map(|i| once(i..i + 1).err().filter(stopped)).unwrap_or(error)
-                })
+                let once = |part: std::ops::Range<usize>| {
+                    let part = rows.start + part.start..rows.start + part.end;
+                    self.render_call(conversations, part, bytes, options)
+                };
+                self.over_rows(rows.len(), once, Err)
             })
             .collect();
         let mut all = Vec::with_capacity(conversations.len());

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::dataset::{Item, load_plugin, projection};
+use super::dataset::{Item, load_plugins, projection};
 use super::rl::prompt::Prompt;
 use crate::config::ConfigError;
 use crate::data::source::{self, ReadOptions};
@@ -29,15 +29,11 @@ impl Plugins {
     /// A plugin that can't be loaded, or two of one kind where one is wanted.
     pub fn load(
         names: &[String],
-        mut options: std::collections::BTreeMap<String, String>,
+        options: std::collections::BTreeMap<String, String>,
         seed: u64,
     ) -> Result<Self> {
         let mut out = Self::default();
-        for name in names {
-            let stem = std::path::Path::new(name)
-                .file_stem()
-                .map_or(name.clone(), |s| s.to_string_lossy().into_owned());
-            let plugin = load_plugin(name, &options.remove(&stem).unwrap_or_default(), seed)?;
+        for (name, plugin) in names.iter().zip(load_plugins(names, options, seed)?) {
             let slot = match plugin.world() {
                 World::Formatter => &mut out.formatter,
                 World::Template => &mut out.template,
@@ -52,10 +48,6 @@ impl Plugins {
                 return Err(ConfigError::one(fault).into());
             }
             *slot = Some(plugin);
-        }
-        if let Some(name) = options.keys().next() {
-            let fault = format!("`--plugin_options` names `{name}`, which no --plugin is");
-            return Err(ConfigError::one(fault).into());
         }
         Ok(out)
     }
@@ -76,7 +68,9 @@ pub fn read(inputs: &[String], formatter: &Plugin) -> Result<(Vec<Prompt>, Ledge
             if let Some(reject) = batch.rejects.first() {
                 return Err(DataError::from(reject.clone()).into());
             }
-            let outcomes = formatter.format(std::slice::from_ref(&batch.batch))?;
+            let outcomes = formatter
+                .format(std::slice::from_ref(&batch.batch))
+                .map_err(|e| e.placed(|row| batch.provenance(row).to_string()))?;
             for (index, outcome) in outcomes.into_iter().enumerate() {
                 let at = batch.provenance(index);
                 let reject = |reason: String| {

@@ -13,7 +13,7 @@ use crate::data::{
     Reject, RejectKind, SourceBatch, SourceReader, Split, tokens,
 };
 use crate::error::Result;
-use crate::plugin::{Kind, Plugin, PluginLimits, Reads, RenderOptions, Verdict, World};
+use crate::plugin::{Kind, OnFault, Plugin, PluginLimits, Reads, RenderOptions, Verdict, World};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::{Encoded, Encoder, Segment, TextError, TextTokenizer, TokenizedExample};
 
@@ -133,20 +133,57 @@ pub fn load_plugin(name: &str, options: &str, seed: u64) -> Result<Plugin> {
     Ok(Plugin::load(name, options, seed, PluginLimits::default())?)
 }
 
+/// Loads plugins by path or name, each with the options given under its file stem or its name.
+///
+/// # Errors
+/// The faults of all plugins and their options together; options for a plugin that is not given.
+pub fn load_plugins(
+    names: &[String],
+    mut options: std::collections::BTreeMap<String, String>,
+    seed: u64,
+) -> Result<Vec<Plugin>> {
+    let stem = |name: &String| {
+        std::path::Path::new(name)
+            .file_stem()
+            .map_or(name.clone(), |s| s.to_string_lossy().into_owned())
+    };
+    let own: Vec<String> = names
+        .iter()
+        .map(|name| options.remove(&stem(name)).or_else(|| options.remove(name)))
+        .map(Option::unwrap_or_default)
+        .collect();
+    if let Some(name) = options.keys().next() {
+        let near = names
+            .iter()
+            .map(stem)
+            .min_by_key(|given| strsim::damerau_levenshtein(given, name))
+            .filter(|given| strsim::damerau_levenshtein(given, name) <= 3)
+            .map(|given| format!(", did you mean `{given}`?"))
+            .unwrap_or_default();
+        let fault = format!(
+            "`--plugin_options` names `{name}`, but no such plugin is given with --plugin{near}"
+        );
+        return Err(ConfigError::one(fault).into());
+    }
+    let wanted: Vec<(&str, &str)> =
+        names.iter().map(String::as_str).zip(own.iter().map(String::as_str)).collect();
+    Ok(Plugin::load_all(&wanted, seed, &PluginLimits::default())?)
+}
+
 impl Pipeline {
     /// Loads the plugins and the template.
     ///
     /// # Errors
     /// A plugin that can't be loaded, two of one kind, a reward, options for no plugin.
     pub fn load(config: &RunConfig, tokenizer: &Arc<TextTokenizer>) -> Result<Self> {
-        let mut options = config.plugin_options.clone();
         let (mut formatter, mut template, mut rewards) = (None, None, Vec::new());
-        for name in &config.plugin {
-            let stem = std::path::Path::new(name)
-                .file_stem()
-                .map_or(name.clone(), |s| s.to_string_lossy().into_owned());
-            let own = options.remove(&stem).or_else(|| options.remove(name)).unwrap_or_default();
-            let plugin = load_plugin(name, &own, config.training.seed)?;
+        let on_fault = match config.on_bad_row {
+            OnBadRow::Skip => OnFault::Reject,
+            OnBadRow::Fail => OnFault::Fail,
+        };
+        let plugins =
+            load_plugins(&config.plugin, config.plugin_options.clone(), config.training.seed)?;
+        for (name, plugin) in config.plugin.iter().zip(plugins) {
             let slot = match plugin.world() {
                 World::Formatter => &mut formatter,
                 World::Template => &mut template,
@@ -167,13 +204,7 @@ impl Pipeline {
                 let fault = format!("plugin `{name}` is a second {kind}; give one of each kind");
                 return Err(ConfigError::one(fault).into());
             }
-            *slot = Some(plugin);
-        }
-        if let Some(name) = options.keys().next() {
-            let fault = format!(
-                "`--plugin_options` names `{name}`, but no such plugin is given with --plugin"
-            );
-            return Err(ConfigError::one(fault).into());
+            *slot = Some(plugin.on_fault(on_fault));
         }
         Ok(Self {
             formatter,
@@ -266,7 +297,9 @@ impl Pipeline {
         // What each row became: its examples, or nothing with the reason entered already.
         let mut rows: Vec<(Provenance, Vec<Example>)> = Vec::new();
         if let Some(formatter) = &self.formatter {
-            let outcomes = formatter.format(std::slice::from_ref(&batch.batch))?;
+            let outcomes = formatter
+                .format(std::slice::from_ref(&batch.batch))
+                .map_err(|e| e.placed(|row| batch.provenance(row).to_string()))?;
             for (index, outcome) in outcomes.into_iter().enumerate() {
                 let at = batch.provenance(index);
                 for note in &outcome.notes {

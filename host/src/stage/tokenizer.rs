@@ -34,7 +34,9 @@ pub fn texts(
     for batch in SourceReader::new(files, ReadOptions::new(projection(plugin.reads()))) {
         let batch = batch?;
         ledger.read(&batch);
-        let outcomes = plugin.format(std::slice::from_ref(&batch.batch))?;
+        let outcomes = plugin
+            .format(std::slice::from_ref(&batch.batch))
+            .map_err(|e| e.placed(|row| batch.provenance(row).to_string()))?;
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let at = batch.provenance(i);
             outcome.notes.iter().for_each(|note| ledger.note(&at.file, note));

@@ -19,7 +19,7 @@ const SCHEMA: &str = r#"{
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Accuracy {
+pub struct Accuracy {
     extract: Extract,
     tolerance: f64,
     right: f64,

@@ -24,7 +24,7 @@ const SCHEMA: &str = r#"{
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Options {
+pub struct Options {
     #[serde(default = "default_column")]
     column: String,
     #[serde(default)]
@@ -43,7 +43,7 @@ fn default_column() -> String {
     "conversations".into()
 }
 
-struct ShareGpt {
+pub struct ShareGpt {
     column: String,
     unknown_role: UnknownRole,
 }

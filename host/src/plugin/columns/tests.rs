@@ -18,26 +18,54 @@ fn json_field(name: &str) -> Field {
     Field::new(name, DataType::Utf8, true).with_metadata(metadata)
 }
 
+/// A column as the guest gets it.
+struct Got {
+    values: Owned,
+    nulls: Vec<u32>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Owned {
+    Texts(Vec<String>),
+    Int64(Vec<i64>),
+    Float64(Vec<f64>),
+    Boolean(Vec<bool>),
+    Binary(Vec<Vec<u8>>),
+}
+
+fn owned(values: &types::Values<'_>) -> Owned {
+    match values {
+        types::Values::Utf8(v) | types::Values::Json(v) => {
+            Owned::Texts(v.iter().map(|t| t.to_string()).collect())
+        }
+        types::Values::Int64(v) => Owned::Int64(v.to_vec()),
+        types::Values::Float64(v) => Owned::Float64(v.to_vec()),
+        types::Values::Boolean(v) => Owned::Boolean(v.to_vec()),
+        types::Values::Binary(v) => Owned::Binary(v.iter().map(|b| b.to_vec()).collect()),
+    }
+}
+
 /// The values one column becomes, and the faults.
-fn convert_one(field: Field, array: ArrayRef, kind: Kind) -> (types::Column, Vec<(usize, String)>) {
+fn convert_one(field: Field, array: ArrayRef, kind: Kind) -> (Got, Vec<(usize, String)>) {
     let batch =
         RecordBatch::try_new(Arc::new(Schema::new(vec![field.clone()])), vec![array]).unwrap();
     let need = Need { name: field.name().clone(), kind, optional: false };
     let reads = Reads { columns: vec![need], whole_rows: false };
     let mut rows = convert(&who(), &reads, &batch).unwrap();
     let faults = std::mem::take(&mut rows.faults);
-    let call = rows.next_call(usize::MAX);
-    let column = call.map(|mut c| c.batch.columns.remove(0)).unwrap_or(types::Column {
-        name: String::new(),
-        values: empty_values(kind),
-        nulls: vec![],
+    let table = rows.table();
+    let all = 0..table.positions.len();
+    let got = table.with(&all, |batch| {
+        let column = &batch.columns[0];
+        assert_eq!(batch.rows as usize, all.len());
+        Got { values: owned(&column.values), nulls: column.nulls.to_vec() }
     });
-    (column, faults)
+    (got, faults)
 }
 
-fn utf8(column: types::Column) -> Vec<String> {
+fn utf8(column: Got) -> Vec<String> {
     match column.values {
-        types::Values::Utf8(v) | types::Values::Json(v) => v,
+        Owned::Texts(v) => v,
         other => panic!("{other:?}"),
     }
 }
@@ -102,20 +130,20 @@ fn numbers_keep_their_kind_and_range() {
     let big = Arc::new(UInt64Array::from(vec![1, u64::MAX]));
     let field = Field::new("a", DataType::UInt64, false);
     let (column, faults) = convert_one(field, big, Kind::Int64);
-    assert!(matches!(column.values, types::Values::Int64(v) if v == [1]));
+    assert!(matches!(column.values, Owned::Int64(v) if v == [1]));
     assert!(faults[0].1.contains("does not fit 64 bits"));
 
     let floats = Arc::new(Float64Array::from(vec![1.5, f64::NAN]));
     let field = Field::new("a", DataType::Float64, false);
     let (column, faults) = convert_one(field.clone(), floats.clone(), Kind::Float64);
-    assert!(matches!(column.values, types::Values::Float64(v) if v == [1.5]));
+    assert!(matches!(column.values, Owned::Float64(v) if v == [1.5]));
     assert!(faults[0].1.contains("NaN"));
     let (_, faults) = convert_one(field, floats, Kind::Json);
     assert_eq!(faults.len(), 1);
 
     let texts = Arc::new(StringArray::from(vec![" 7", "x"]));
     let (column, faults) = convert_one(Field::new("a", DataType::Utf8, false), texts, Kind::Int64);
-    assert!(matches!(column.values, types::Values::Int64(v) if v == [7]));
+    assert!(matches!(column.values, Owned::Int64(v) if v == [7]));
     assert!(faults[0].1.contains("`x`, not an integer"));
 }
 
@@ -124,10 +152,10 @@ fn booleans_bytes_and_null_columns_pass() {
     let field = |ty: &DataType| Field::new("a", ty.clone(), true);
     let array = Arc::new(BooleanArray::from(vec![Some(true), None]));
     let (column, _) = convert_one(field(array.data_type()), array, Kind::Boolean);
-    assert!(matches!(column.values, types::Values::Boolean(v) if v == [true, false]));
+    assert!(matches!(column.values, Owned::Boolean(v) if v == [true, false]));
     let array = Arc::new(BinaryArray::from(vec![b"\xff\x00".as_slice()]));
     let (column, _) = convert_one(field(array.data_type()), array, Kind::Binary);
-    assert!(matches!(column.values, types::Values::Binary(v) if v == [vec![0xff, 0]]));
+    assert!(matches!(column.values, Owned::Binary(v) if v == [vec![0xff, 0]]));
     let (column, _) = convert_one(field(&DataType::Null), Arc::new(NullArray::new(2)), Kind::Utf8);
     assert_eq!(column.nulls, [0, 1]);
 }
@@ -149,10 +177,11 @@ fn a_column_of_an_unsuitable_type_is_named() {
         "{missing}"
     );
     let reads = Reads { columns: vec![need("b", true)], whole_rows: true };
-    let mut rows = convert(&who(), &reads, &batch).unwrap();
-    let call = rows.next_call(usize::MAX).unwrap();
-    assert!(call.batch.columns.is_empty());
-    assert_eq!(call.batch.whole_rows, [r#"{"a":1}"#]);
+    let rows = convert(&who(), &reads, &batch).unwrap();
+    rows.table().with(&(0..1), |batch| {
+        assert!(batch.columns.is_empty());
+        assert_eq!(batch.whole_rows, [r#"{"a":1}"#]);
+    });
 }
 
 #[test]
@@ -162,10 +191,35 @@ fn long_rows_are_spread_over_several_calls() {
     let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![texts]).unwrap();
     let need = Need { name: "a".into(), kind: Kind::Utf8, optional: false };
     let reads = Reads { columns: vec![need], whole_rows: false };
-    let mut rows = convert(&who(), &reads, &batch).unwrap();
-    let mut calls = Vec::new();
-    while let Some(call) = rows.next_call(64) {
-        calls.push(call.positions);
-    }
-    assert_eq!(calls, [vec![0], vec![1, 2]]);
+    let rows = convert(&who(), &reads, &batch).unwrap();
+    let table = rows.table();
+    assert_eq!(table.calls(64), [0..1, 1..3]);
+    assert_eq!(table.calls(1), [0..1, 1..2, 2..3]);
+    assert_eq!(table.calls(usize::MAX), [0..3]);
+    assert_eq!((table.bytes(&(0..3)), table.bytes(&(1..3))), (121, 61));
+    assert!(convert(&who(), &reads, &batch.slice(0, 0)).unwrap().table().calls(9).is_empty());
+}
+
+#[test]
+fn some_rows_of_a_table_keep_their_nulls_and_positions() {
+    let texts: Vec<Option<&str>> =
+        vec![Some("\"a\""), None, Some("5"), Some("null"), Some("\"\\n\"")];
+    let batch = RecordBatch::try_new(
+        Arc::new(Schema::new(vec![json_field("a")])),
+        vec![Arc::new(StringArray::from(texts))],
+    )
+    .unwrap();
+    let need = Need { name: "a".into(), kind: Kind::Utf8, optional: false };
+    let reads = Reads { columns: vec![need], whole_rows: false };
+    let rows = convert(&who(), &reads, &batch).unwrap();
+    assert_eq!(rows.faults.len(), 1);
+    let table = rows.table();
+    assert_eq!(table.positions(&(1..4)), [1, 3, 4]);
+    table.with(&(1..4), |batch| {
+        assert_eq!(batch.columns[0].nulls, [0, 1]);
+        assert_eq!(
+            owned(&batch.columns[0].values),
+            Owned::Texts(vec!["".into(), "".into(), "\n".into()])
+        );
+    });
 }

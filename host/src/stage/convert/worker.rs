@@ -130,7 +130,9 @@ fn examples(
     };
     for batch in batches {
         account.read(batch);
-        let outcomes = plugin.format_here(&batch.batch)?;
+        let outcomes = plugin
+            .format_here(&batch.batch)
+            .map_err(|e| e.placed(|row| batch.provenance(row).to_string()))?;
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let at = batch.provenance(i);
             for note in &outcome.notes {
