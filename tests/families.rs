@@ -6,12 +6,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use trainer::adapter::peft::{self, LoraConfig, TargetModules, TaskType};
+use support::filled;
+use trainer::adapter::peft::{self, LoraConfig, TargetModules};
 use trainer::adapter::{attach_fresh, attach_loaded, merge, peft_key};
 use trainer::model::generate::SamplingOptions;
 use trainer::model::save::{Entry, SHARD_BYTES, write_json, write_weights};
@@ -20,31 +20,6 @@ use trainer::objective::causal;
 use trainer::ops::Exec;
 use trainer::optim::adamw::{AdamW, Settings};
 use trainer::text::TokenizedExample;
-
-/// The numbers of `golden/families.py`: splitmix64 of name and index, in [-0.5, 0.5).
-fn uniform(name: &str, count: usize) -> Vec<f32> {
-    let state = name
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325u64, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
-    (1..=count as u64)
-        .map(|i| {
-            let x = state.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((x ^ (x >> 31)) >> 40) as f32 / (1u32 << 24) as f32 - 0.5
-        })
-        .collect()
-}
-
-/// Its `fill`.
-fn filled(name: &str, shape: &[usize], offset: f32) -> Tensor {
-    let vector = shape.len() == 1;
-    let scale = if vector { 0.4f32 } else { 0.6 };
-    let offset = if vector && name.ends_with("weight") { offset } else { 0.0 };
-    let values: Vec<f32> =
-        uniform(name, shape.iter().product()).iter().map(|u| u * scale + offset).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
 
 struct Golden {
     name: String,
@@ -109,18 +84,15 @@ impl Golden {
         let lora = &self.record["lora"];
         let targets = lora["targets"].as_array().unwrap();
         LoraConfig {
-            task_type: TaskType::CausalLm,
             r: 4,
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             target_modules: TargetModules::List(
                 targets.iter().map(|t| t.as_str().unwrap().to_string()).collect(),
             ),
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
-            use_rslora: false,
             fan_in_fan_out: lora["fan_in_fan_out"].as_bool().unwrap(),
             base_model_name_or_path: "base".into(),
+            ..LoraConfig::default()
         }
     }
 

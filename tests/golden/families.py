@@ -467,4 +467,5 @@ def main():
         golden(name, make(config), config)
 
 
-main()
+if __name__ == "__main__":
+    main()

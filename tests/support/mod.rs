@@ -162,3 +162,28 @@ pub fn with_checkpoint(run: &Path, step: u64, into: &Path) {
         .expect("cp starts");
     assert!(copied.success());
 }
+
+/// The numbers of `golden/families.py`: splitmix64 of name and index, in [-0.5, 0.5).
+pub fn uniform(name: &str, count: usize) -> Vec<f32> {
+    let state = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325u64, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+    (1..=count as u64)
+        .map(|i| {
+            let x = state.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((x ^ (x >> 31)) >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+        })
+        .collect()
+}
+
+/// Its `fill`: matrices at 0.6, vectors at 0.4, and around `offset` those whose name ends in `weight`.
+pub fn filled(name: &str, shape: &[usize], offset: f32) -> candle_core::Tensor {
+    let vector = shape.len() == 1;
+    let scale = if vector { 0.4f32 } else { 0.6 };
+    let offset = if vector && name.ends_with("weight") { offset } else { 0.0 };
+    let values: Vec<f32> =
+        uniform(name, shape.iter().product()).iter().map(|u| u * scale + offset).collect();
+    candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).expect("a shape")
+}

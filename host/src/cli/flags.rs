@@ -20,7 +20,7 @@ pub enum Parsed {
 }
 
 /// Reads `args` by `table`. A dash in a name is as good as an underscore; `--name value`,
-/// `--name=value` and, for booleans, the bare name are understood. `--config FILE` gives values
+/// `--name=value`, for lists several values and, for booleans, the bare name are understood. `--config FILE` gives values
 /// that flags override.
 ///
 /// # Errors
@@ -66,10 +66,18 @@ pub fn parse(
         let Some(text) = text else { continue };
         if name == "config" {
             configs.push(text);
-        } else {
-            let origin = format!("--{}", crate::error::excerpt(&name));
-            entries.push((name, Given { text, origin }));
+            continue;
         }
+        let mut texts = vec![text];
+        // `--peft_model_path A B`
+        if find(table, &name).is_some_and(|s| s.kind == Kind::List) {
+            while let Some(more) = rest.next_if(|n| !n.starts_with("--")) {
+                texts.push(more.clone());
+            }
+        }
+        let origin = format!("--{}", crate::error::excerpt(&name));
+        let given = |text| (name.clone(), Given { text, origin: origin.clone() });
+        entries.extend(texts.into_iter().map(given));
     }
     let mut values = Values::new(table);
     for path in configs {

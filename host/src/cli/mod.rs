@@ -3,6 +3,7 @@
 mod chat;
 mod convert;
 mod estimate;
+mod export;
 mod flags;
 mod generate;
 mod import;
@@ -98,7 +99,16 @@ const COMMANDS: &[Command] = &[
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "estimate", about: "say what memory a stage will take", run: estimate::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },
-    Command { name: "merge", about: "merge a LoRA adapter into its base", run: merge::run },
+    Command {
+        name: "export",
+        about: "write a model or an adapter as GGUF, MLX or Hugging Face files",
+        run: export::run,
+    },
+    Command {
+        name: "merge",
+        about: "merge LoRA adapters into their base, or into one",
+        run: merge::run,
+    },
     Command { name: "generate", about: "answer prompts", run: generate::run },
     Command {
         name: "rollout",

@@ -59,7 +59,10 @@ pub fn run(args: &[String]) -> Result<()> {
     let model = HfConfig::read(&config.model_name_or_path)?;
     let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
-    let tokenizer = Arc::new(TextTokenizer::load(dir, ids)?);
+    let mut tokenizer = TextTokenizer::load(dir, ids)?;
+    tokenizer.add_tokens(&config.adapter.add_tokens, false)?;
+    tokenizer.add_tokens(&config.adapter.add_special_tokens, true)?;
+    let tokenizer = Arc::new(tokenizer);
     let pipeline = Pipeline::load(&config, &tokenizer)?;
     let part = pipeline.read::<TokenizedExample>(&config.train_file_dir, Some(rows))?;
     for example in &part.examples {

@@ -63,6 +63,12 @@ pub fn entries(map: Map<String, Value>, name: &str) -> Result<Vec<(String, Given
             Value::Object(options) if key.replace('-', "_") == "plugin_options" => {
                 options.into_iter().for_each(|(plugin, o)| push(format!("{plugin}={o}")));
             }
+            // `rank_pattern: {q_proj: 16}`
+            Value::Object(pattern)
+                if ["rank_pattern", "alpha_pattern"].contains(&key.replace('-', "_").as_str()) =>
+            {
+                push(Value::Object(pattern).to_string());
+            }
             Value::Array(items) => {
                 for item in items {
                     match scalar(item) {

@@ -4,6 +4,7 @@
 //! Values keep where they came from (`values`), so that every fault names its place, and all
 //! faults of a command are reported at once.
 
+pub mod adapter;
 pub mod distillation;
 pub mod file;
 pub mod precision;
@@ -15,6 +16,7 @@ pub mod table;
 pub mod training;
 pub mod values;
 
+pub use adapter::AdapterSettings;
 pub use distillation::Distillation;
 pub use precision::Precision;
 pub use reinforcement::{

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::adapter::AdapterSettings;
 use super::distillation::Distillation;
 use super::precision::Precision;
 use super::reinforcement::Reinforcement;
@@ -80,6 +81,8 @@ pub struct RunConfig {
     pub lora_dropout: f64,
     /// LoRA layers.
     pub target_modules: String,
+    /// How the adapter differs from plain LoRA, and noise on embeddings.
+    pub adapter: AdapterSettings,
     /// Adapter to train further.
     pub peft_path: Option<PathBuf>,
     /// Keep only each block's input.
@@ -197,6 +200,7 @@ impl RunConfig {
             lora_alpha: v.float("lora_alpha"),
             lora_dropout: v.float("lora_dropout"),
             target_modules: v.text("target_modules").unwrap_or_default(),
+            adapter: AdapterSettings::resolve(v, use_peft),
             peft_path: v.text("peft_path").map(PathBuf::from),
             gradient_checkpointing: v.bool("gradient_checkpointing"),
             overwrite_output_dir: v.bool("overwrite_output_dir"),
@@ -220,6 +224,29 @@ impl RunConfig {
         if self.stage.samples() && self.lora_dropout > 0.0 {
             faults.push(
                 "`--lora_dropout` would make the policy another one than the one that sampled; leave it out",
+            );
+        }
+        let adds =
+            !self.adapter.add_tokens.is_empty() || !self.adapter.add_special_tokens.is_empty();
+        if adds && self.model_name_or_path.as_os_str().is_empty() {
+            faults
+                .push("`--add_tokens` is for a trained base; train the tokenizer with its tokens");
+        }
+        if adds && self.stage == Stage::Distill {
+            faults.push("`--add_tokens` would part the student's tokenizer from the teacher's; leave it out");
+        }
+        if self.adapter.pissa && self.precision.is_narrow() {
+            faults.push("`--init_lora_weights pissa` takes parts out of the base, which `--load_in_8bit` and `--load_in_4bit` keep as it is");
+        }
+        // The base without the adapter is no longer there.
+        let refers =
+            matches!(self.stage, Stage::Dpo | Stage::Kto | Stage::Grpo | Stage::Rloo | Stage::Ppo);
+        if self.adapter.pissa && refers {
+            faults.push("`--init_lora_weights pissa` takes parts out of the base, which this stage compares with");
+        }
+        if self.stage.samples() && self.adapter.neftune_noise_alpha > 0.0 {
+            faults.push(
+                "`--neftune_noise_alpha` would make the policy another one than the one that sampled; leave it out",
             );
         }
         if self.peft_path.is_some() && !self.use_peft {

@@ -35,6 +35,19 @@ pub struct TrainedWeights {
     pub final_norm: NormParams,
     /// Head, when it is a matrix of its own.
     pub lm_head: Option<usize>,
+    /// Rows of the embedding that are trained alone.
+    pub embed_rows: Option<TokenRows>,
+    /// Rows of the head, when it is a matrix of its own.
+    pub head_rows: Option<TokenRows>,
+}
+
+/// Rows of a table that are trained alone.
+#[derive(Clone, Debug)]
+pub struct TokenRows {
+    /// Which.
+    pub ids: Vec<u32>,
+    /// Index of the parameter, `[ids, hidden]`.
+    pub index: usize,
 }
 
 /// What is trained: nothing, LoRA pairs, or the weights themselves.
@@ -42,7 +55,7 @@ pub struct TrainedWeights {
 pub enum Trained {
     /// Evaluation and generation of a plain model.
     Nothing,
-    /// LoRA pairs.
+    /// LoRA pairs, and modules beside them.
     Lora(LoraTable),
     /// Every weight.
     Full(TrainedWeights),
@@ -59,7 +72,8 @@ impl Trained {
     pub(super) fn weights(&self) -> Option<&TrainedWeights> {
         match self {
             Trained::Full(weights) => Some(weights),
-            _ => None,
+            Trained::Lora(table) => Some(&table.saved.gradients),
+            Trained::Nothing => None,
         }
     }
 }
@@ -78,7 +92,10 @@ pub struct Decoder {
     device: Device,
     tables: Tables,
     /// The head with rows of length 1, where the family's is so.
-    normalized_head: Option<Tensor>,
+    pub(super) normalized_head: Option<Tensor>,
+    /// NEFTune's alpha (Jain et al. 2023, arXiv 2310.05914): noise on the embeddings in training; 0:
+    /// none.
+    pub neftune_alpha: f64,
     max_positions: usize,
 }
 
@@ -130,6 +147,7 @@ impl Decoder {
             device: device.clone(),
             tables,
             normalized_head: None,
+            neftune_alpha: 0.0,
             max_positions,
         };
         decoder.normalize_head()?;
@@ -159,7 +177,8 @@ impl Decoder {
     /// What makes logits of normed states.
     pub fn head(&self) -> Head<'_> {
         let weight = self.normalized_head.as_ref().unwrap_or(self.head_weight());
-        Head { weight, softcap: self.spec.final_softcap }
+        let rows = self.head_rows().map(|rows| rows.ids.as_slice());
+        Head { weight, softcap: self.spec.final_softcap, rows }
     }
 
     /// The head's matrix as it is trained and saved, `[vocab, hidden]`.
@@ -230,9 +249,17 @@ impl Decoder {
     }
 
     /// Embeddings of `batch` as the first block takes them, `[tokens, hidden]`, and what the backward
-    /// needs of them.
-    fn embedded(&self, batch: &TokenBatch) -> Result<(Tensor, Option<Embedded>)> {
+    /// needs of them. `noise_key` is of the noise on them; `None`: no noise.
+    fn embedded(
+        &self,
+        batch: &TokenBatch,
+        noise_key: Option<u64>,
+    ) -> Result<(Tensor, Option<Embedded>)> {
         let mut x = ops::embedding::forward(self.exec, &self.weights.embed, &batch.input_ids)?;
+        if let (Some(key), true) = (noise_key, self.neftune_alpha > 0.0) {
+            let noise = ops::neftune::Neftune { alpha: self.neftune_alpha, key };
+            x = ops::neftune::add(x, &batch.bounds, noise)?;
+        }
         if self.spec.embed_scale != 1.0 {
             x = (x * self.spec.embed_scale)?;
         }
@@ -281,7 +308,7 @@ impl Decoder {
     pub fn hidden(&self, params: &ParamSet, batch: &TokenBatch) -> Result<Tensor> {
         self.check(batch)?;
         let places = self.places(batch)?;
-        let mut x = self.embedded(batch)?.0;
+        let mut x = self.embedded(batch, None)?.0;
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             let b = self.block_context(params, layer, &places, None);
             x = block::forward(&b, weights, &x)?.0;
@@ -290,7 +317,7 @@ impl Decoder {
     }
 
     /// As [`Decoder::hidden`], keeping what the backward needs. `dropout_key` is the key of this
-    /// micro-batch's dropout masks; `None` switches dropout off.
+    /// micro-batch's dropout masks and noise; `None` switches both off.
     pub fn forward(
         &self,
         params: &ParamSet,
@@ -300,7 +327,7 @@ impl Decoder {
         self.check(batch)?;
         let lowest = self.lowest_trained().unwrap_or(usize::MAX);
         let places = self.places(batch)?;
-        let (mut x, embedded) = self.embedded(batch)?;
+        let (mut x, embedded) = self.embedded(batch, dropout_key)?;
         let mut blocks = Vec::with_capacity(self.weights.layers.len());
         let mut load = Load::default();
         for (layer, weights) in self.weights.layers.iter().enumerate() {
@@ -349,7 +376,7 @@ impl Decoder {
                 None => candle_core::bail!("the tape holds fewer blocks than the decoder"),
             };
             let trained = full.and_then(|f| f.blocks.get(layer)).unwrap_or(&untrained);
-            let want_dx = layer > lowest || full.is_some_and(|f| f.embed.is_some());
+            let want_dx = layer > lowest || full.is_some_and(TrainedWeights::before_blocks);
             match block::backward(&b, weights, trained, saved, dy, want_dx, grads)? {
                 Some(dx) => dy = dx,
                 None => return Ok(()),
@@ -389,15 +416,20 @@ impl Decoder {
         if self.spec.embed_scale != 1.0 {
             dx = (dx * self.spec.embed_scale)?;
         }
-        add(full.embed, &self.weights.embed, &dx, &batch.input_ids)
-    }
-
-    /// Runs `f` on this decoder without its LoRA pairs: the base, as a reference model.
-    pub fn with_adapter_off<T>(&mut self, f: impl FnOnce(&Decoder) -> T) -> T {
-        let trained = std::mem::replace(&mut self.trained, Trained::Nothing);
-        let result = f(self);
-        self.trained = trained;
-        result
+        add(full.embed, &self.weights.embed, &dx, &batch.input_ids)?;
+        let Some(rows) = &full.embed_rows else { return Ok(()) };
+        let row_of = |id: &u32| rows.ids.iter().position(|own| own == id);
+        let found =
+            batch.input_ids.iter().zip(0u32..).filter_map(|(id, at)| Some((at, row_of(id)?)));
+        let (at, of): (Vec<u32>, Vec<u32>) = found.map(|(at, row)| (at, row as u32)).unzip();
+        if at.is_empty() {
+            return Ok(());
+        }
+        let dx = dx.index_select(&Tensor::new(at, dx.device())?, 0)?;
+        let sum = grads.grads[rows.index].take();
+        let grad = ops::embedding::backward(self.exec, &dx, &of, rows.ids.len(), sum)?;
+        grads.grads[rows.index] = Some(grad);
+        Ok(())
     }
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]` (before the final norm).
@@ -407,7 +439,7 @@ impl Decoder {
     }
 
     pub(super) fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
-        Ok(self.embedded(batch)?.0)
+        Ok(self.embedded(batch, None)?.0)
     }
 }
 

@@ -30,7 +30,7 @@ impl Decoder {
 
     /// This decoder's head with other rows.
     fn over<'a>(&self, weight: &'a Tensor) -> Head<'a> {
-        Head { weight, softcap: self.spec.final_softcap }
+        Head { weight, softcap: self.spec.final_softcap, rows: None }
     }
 
     /// Divergences at every trained position of `batch`, without a backward.

@@ -126,6 +126,13 @@ impl HfConfig {
         }
     }
 
+    /// Gives the embedding and the head at least `rows` rows: more than the files have, for added tokens.
+    pub fn grow(&mut self, rows: usize) {
+        let more = rows.saturating_sub(self.spec.vocab_size);
+        self.spec.vocab_size += more;
+        self.spec.added_rows += more;
+    }
+
     /// Whether the model has a head with scores in place of the one with words (Hugging Face's
     /// `…ForSequenceClassification`).
     pub fn is_reward_model(&self) -> bool {

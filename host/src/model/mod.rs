@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 
+pub mod adapted;
 pub mod batch;
 pub mod bitsandbytes;
 pub mod block;
 pub mod cache;
 pub mod decoder;
 pub mod distillation;
+pub mod export;
 pub mod families;
 pub mod feed_forward;
 pub mod fields;
@@ -113,12 +115,23 @@ pub enum ModelError {
         /// Suffixes that exist.
         available: Vec<String>,
     },
+    /// A layer, pattern or module of an adapter that names nothing.
+    #[error("{0}")]
+    Target(String),
     /// A GGUF file that can't be imported.
     #[error("{} can't be imported: {reason}", path.display())]
     Gguf {
         /// The file.
         path: PathBuf,
         /// What is wrong, with the remedy.
+        reason: String,
+    },
+    /// A model or an adapter that another format can't hold.
+    #[error("{} can't be exported: {reason}", path.display())]
+    Export {
+        /// Its folder.
+        path: PathBuf,
+        /// Why, with the remedy where there is one.
         reason: String,
     },
     /// A tensor operation.

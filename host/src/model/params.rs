@@ -13,9 +13,16 @@ pub struct NamedTensor {
     pub decay: bool,
     /// Whether files hold the transpose (GPT-2's linear layers).
     pub transposed: bool,
+    /// Its learning rate over the run's.
+    pub learning_rate_ratio: f64,
 }
 
 impl NamedTensor {
+    /// A parameter with weight decay, as files hold it, at the run's learning rate.
+    pub fn new(name: impl Into<String>, tensor: Tensor) -> Self {
+        Self { name: name.into(), tensor, decay: true, transposed: false, learning_rate_ratio: 1.0 }
+    }
+
     /// The value as a file holds it.
     pub fn file_tensor(&self) -> candle_core::Result<Tensor> {
         self.turned(self.tensor.clone())

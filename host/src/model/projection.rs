@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::lora::{LoraPair, LoraTable};
 use super::params::{GradSet, ParamSet};
 use super::weights::Linear;
-use crate::ops::{self, Exec, dropout::Dropout};
+use crate::ops::{self, Exec, dora, dropout::Dropout};
 use crate::rng::mix64;
 
 /// The linear layers that a block can have; `slots::projections` says which a family has.
@@ -70,6 +70,29 @@ impl Context<'_> {
         self.lora.and_then(|table| table.get(layer, projection))
     }
 
+    /// The layer with its decomposed pair, if it has one.
+    fn decomposed<'a>(
+        &'a self,
+        layer: usize,
+        projection: Projection,
+        linear: &'a Linear,
+    ) -> Option<(usize, dora::Layer<'a>)> {
+        let by = self.lora?.decomposed(layer, projection)?;
+        let pair = self.pair(layer, projection)?;
+        let (a, b) = pair.tensors(self.params);
+        let layer = dora::Layer {
+            weight: (&linear.weight).into(),
+            bias: linear.bias.as_ref(),
+            a,
+            b,
+            scale: pair.scale,
+            magnitude: &self.params.params[by.magnitude].tensor,
+            norm: &by.norm,
+            dropout: self.dropout(layer, projection),
+        };
+        Some((by.magnitude, layer))
+    }
+
     fn dropout(&self, layer: usize, projection: Projection) -> Option<Dropout> {
         let p = self.lora?.dropout;
         let key = self.dropout_key?;
@@ -91,6 +114,10 @@ pub fn forward(
     linear: &Linear,
     x: &Tensor,
 ) -> Result<(Tensor, Option<ops::lora::Saved>)> {
+    if let Some((_, decomposed)) = cx.decomposed(layer, projection, linear) {
+        let (y, saved) = dora::forward(cx.exec, x, decomposed)?;
+        return Ok((y, Some(saved)));
+    }
     let y = ops::linear::forward(cx.exec, x, &linear.weight, linear.bias.as_ref())?;
     match cx.pair(layer, projection) {
         None => Ok((y, None)),
@@ -137,6 +164,17 @@ pub fn backward(
         if let Some(index) = trained.bias {
             grads.add(index, ops::linear::backward_bias(cx.exec, dy)?)?;
         }
+    }
+    if let (Some(pair), Some((magnitude, decomposed))) =
+        (cx.pair(layer, projection), cx.decomposed(layer, projection, linear))
+    {
+        let x = x.ok_or_else(|| missing("input"))?;
+        let saved = saved.ok_or_else(|| missing("saved state"))?;
+        let (found, dx) = dora::backward(cx.exec, dy, x, saved, decomposed, dx, want_dx)?;
+        grads.add(pair.a, found.pair.a)?;
+        grads.add(pair.b, found.pair.b)?;
+        grads.add(magnitude, found.magnitude)?;
+        return Ok(dx);
     }
     let dx = match (want_dx, dx) {
         (false, _) => None,

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::batch::{Target, TokenBatch};
-use super::decoder::{Decoder, Tape};
+use super::decoder::{Decoder, Tape, TokenRows};
 use super::norm;
 use super::params::{GradSet, ParamSet};
 use crate::ops::{head, linear};
@@ -230,10 +230,21 @@ impl Decoder {
         normed.matmul(&row.t()?)?.squeeze(1)?.to_vec1()
     }
 
-    /// Index of the head's weight among the parameters, where it is trained.
+    /// Index of the head's weight, or of its trained rows, among the parameters.
     pub(super) fn head_index(&self) -> Option<usize> {
         let full = self.trained.weights();
-        full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed })
+        let whole =
+            full.and_then(|f| if self.weights.lm_head.is_some() { f.lm_head } else { f.embed });
+        whole.or_else(|| self.head_rows().map(|rows| rows.index))
+    }
+
+    /// Rows of the head that are trained alone.
+    pub(super) fn head_rows(&self) -> Option<&TokenRows> {
+        let full = self.trained.weights()?;
+        match self.weights.lm_head.is_some() {
+            true => full.head_rows.as_ref(),
+            false => full.embed_rows.as_ref(),
+        }
     }
 
     fn head_and_below(

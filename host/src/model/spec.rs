@@ -195,6 +195,8 @@ pub struct DecoderSpec {
     pub names: &'static Names,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
+    /// How many of them, the last ones, the files of the base lack: tokens that were added.
+    pub added_rows: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the MLP.
@@ -289,6 +291,7 @@ impl DecoderSpec {
             model_type: "llama".into(),
             names: &names::LLAMA,
             vocab_size: sizes.vocab_size,
+            added_rows: 0,
             hidden_size: sizes.hidden_size,
             intermediate_size: sizes.intermediate_size,
             num_layers: sizes.num_layers,

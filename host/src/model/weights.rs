@@ -330,6 +330,16 @@ fn set_bias(norm: &mut Option<Norm>, bias: Tensor) {
     }
 }
 
+/// `table [rows, width]` with `more` rows, each the mean of all: as likely as any, and near none.
+///
+/// # Errors
+/// When memory is lacking.
+pub fn with_mean_rows(table: &Tensor, more: usize) -> candle_core::Result<Tensor> {
+    let mean = table.to_dtype(DType::F32)?.mean_keepdim(0)?.to_dtype(table.dtype())?;
+    let width = table.dim(1)?;
+    Tensor::cat(&[table, &mean.broadcast_as((more, width))?.contiguous()?], 0)
+}
+
 /// The tensor `name` for `slot`, as `storage` says.
 fn read(
     files: &WeightFiles,
@@ -340,6 +350,11 @@ fn read(
     storage: Storage,
     device: &Device,
 ) -> Result<Matrix, ModelError> {
+    let mut in_file = slot.file_shape(spec);
+    let grows = matches!(slot, Slot::Embed | Slot::LmHead) && spec.added_rows > 0;
+    if grows {
+        in_file[0] -= spec.added_rows;
+    }
     let fits = |got: &[usize], expected: &[usize]| match got == expected {
         true => Ok(()),
         false => Err(ModelError::Shape {
@@ -363,7 +378,8 @@ fn read(
         }
     }
     let tensor = bitsandbytes::read_dense(files, dir, name)?;
-    fits(tensor.dims(), &slot.file_shape(spec))?;
+    fits(tensor.dims(), &in_file)?;
+    let tensor = if grows { with_mean_rows(&tensor, spec.added_rows)? } else { tensor };
     if let Some(scheme) = storage.scheme.filter(|_| linear) {
         let tensor = slot.turned(spec, tensor.to_dtype(DType::F32)?)?;
         return Ok(Matrix::Quantized(Arc::new(Quantized::from_tensor(scheme, &tensor)?)));

@@ -19,7 +19,7 @@ pub struct Dropout {
 
 /// 32 well-mixed bits (the finaliser of MurmurHash3, Appleby 2011), vectorisable.
 #[inline(always)]
-fn mix32(mut h: u32) -> u32 {
+pub(super) fn mix32(mut h: u32) -> u32 {
     h ^= h >> 16;
     h = h.wrapping_mul(0x85EB_CA6B);
     h ^= h >> 13;
@@ -27,11 +27,16 @@ fn mix32(mut h: u32) -> u32 {
     h ^ (h >> 16)
 }
 
+/// Key of one row's values.
+pub(super) fn row_key(key: u64, row: usize) -> u32 {
+    let mixed = crate::rng::mix64(key ^ crate::rng::mix64(row as u64 + 1));
+    (mixed ^ (mixed >> 32)) as u32
+}
+
 impl Dropout {
     /// Key of one row's mask.
     fn row_key(&self, row: usize) -> u32 {
-        let mixed = crate::rng::mix64(self.key ^ crate::rng::mix64(row as u64 + 1));
-        (mixed ^ (mixed >> 32)) as u32
+        row_key(self.key, row)
     }
 
     /// Hashes below this are dropped.

@@ -18,11 +18,13 @@ pub struct Head<'a> {
     pub weight: &'a Tensor,
     /// `cap · tanh(logit / cap)` on the logits.
     pub softcap: Option<f64>,
+    /// Rows of the weight whose gradient is wanted, alone and in this order; `None`: all.
+    pub rows: Option<&'a [u32]>,
 }
 
 impl<'a> From<&'a Tensor> for Head<'a> {
     fn from(weight: &'a Tensor) -> Self {
-        Self { weight, softcap: None }
+        Self { weight, softcap: None, rows: None }
     }
 }
 
@@ -44,7 +46,7 @@ impl Head<'_> {
         self.softcap.map(|_| logits.copy()).transpose()
     }
 
-    /// Gradients of `x`, and of the weight where it is wanted, from `dlogits`.
+    /// Gradients of `x`, and of the weight or its rows where it is wanted, from `dlogits`.
     pub(super) fn backward(
         &self,
         exec: Exec,
@@ -59,7 +61,13 @@ impl Head<'_> {
         };
         let dx = linear::backward_input(exec, &dlogits, self.weight)?;
         let dweight = match want_weight {
-            true => Some(linear::backward_weight(exec, &dlogits, x)?),
+            true => Some(match self.rows {
+                None => linear::backward_weight(exec, &dlogits, x)?,
+                Some(rows) => {
+                    let rows = Tensor::new(rows, dlogits.device())?;
+                    linear::backward_weight(exec, &dlogits.index_select(&rows, 1)?, x)?
+                }
+            }),
             false => None,
         };
         Ok((dx, dweight))

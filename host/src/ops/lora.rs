@@ -12,6 +12,8 @@ use super::dropout::{self, Dropout};
 pub struct Saved {
     /// `dropout(x) Aᵀ`, `[tokens, rank]`.
     pub xa: Tensor,
+    /// Of a decomposed layer (see [`super::dora`]): `(W + scale · B A) dropout(x)`, `[tokens, out]`.
+    pub sum: Option<Tensor>,
 }
 
 /// Gradients of one LoRA pair.
@@ -81,14 +83,14 @@ pub fn forward(
     if exec == Exec::Portable {
         let xa = x.matmul(&a.t()?)?;
         let y = (y + (xa.matmul(&b.t()?)? * f64::from(scale))?)?;
-        return Ok((y, Saved { xa }));
+        return Ok((y, Saved { xa, sum: None }));
     }
     let xa =
         Product { m: tokens, n: rank, k: width_in, lhs: (x, false), rhs: (a, true), scale: 1.0 }
             .run()?;
     let y = Product { m: tokens, n: width_out, k: rank, lhs: (&xa, false), rhs: (b, true), scale }
         .run_onto(y)?;
-    Ok((y, Saved { xa }))
+    Ok((y, Saved { xa, sum: None }))
 }
 
 fn dropped(exec: Exec, x: &Tensor, dropout: Option<Dropout>) -> Result<Option<Tensor>> {

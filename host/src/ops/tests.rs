@@ -385,7 +385,7 @@ fn check_head(softcap: Option<f64>) {
     };
     let (want_h, want_w) = (numeric(0), numeric(1));
     let (h32, w32) = (f32s(&h), f32s(&w));
-    let head = head::Head { weight: &w32, softcap };
+    let head = head::Head { weight: &w32, softcap, rows: None };
     for exec in [Exec::Portable, Exec::Fused] {
         let (scores, grads) =
             head::score_and_backward(exec, &h32, head, &targets, &coefficients, true).unwrap();

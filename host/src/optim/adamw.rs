@@ -95,6 +95,7 @@ impl AdamW {
         let bias2 = 1.0 - s.beta2.powf(self.step as f64);
         for (i, param) in params.params.iter_mut().enumerate() {
             let Some(grad) = &grads.grads[i] else { continue };
+            let learning_rate = learning_rate * param.learning_rate_ratio;
             let decay = if param.decay { s.weight_decay } else { 0.0 };
             let update = Update {
                 keep: (1.0 - learning_rate * decay) as f32,
@@ -176,9 +177,7 @@ mod tests {
 
     fn params(values: &[f32]) -> ParamSet {
         let tensor = Tensor::new(values, &Device::Cpu).unwrap();
-        ParamSet {
-            params: vec![NamedTensor { name: "p".into(), tensor, decay: true, transposed: false }],
-        }
+        ParamSet { params: vec![NamedTensor::new("p", tensor)] }
     }
 
     const SETTINGS: Settings = Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };

@@ -36,8 +36,8 @@ pub fn prepare<'a>(
     let (mut model_config, tokenizer) = match scratch {
         Some(scratch) => pt::fresh(config, scratch)?,
         None => {
-            let model_config = HfConfig::read(&config.model_name_or_path)?;
-            let tokenizer = setup::load_tokenizer(config, &model_config)?;
+            let mut model_config = HfConfig::read(&config.model_name_or_path)?;
+            let tokenizer = setup::load_tokenizer(config, &mut model_config)?;
             (model_config, tokenizer)
         }
     };
@@ -117,6 +117,7 @@ pub fn prepare<'a>(
     let longest = config.model_max_length;
     let mut decoder = Decoder::new(spec.clone(), weights, &device, longest)?;
     decoder.gradient_checkpointing = config.gradient_checkpointing;
+    decoder.neftune_alpha = config.adapter.neftune_noise_alpha;
     let (params, persist) = setup::trainable(config, &mut decoder, &model_config, &tokenizer)?;
 
     let model = match scratch {

@@ -58,15 +58,23 @@ impl Speaker {
         template: Option<Plugin>,
         precision: Precision,
     ) -> Result<Self> {
-        let config = HfConfig::read(model)?;
+        let mut config = HfConfig::read(model)?;
         let ids = [config.bos_token_id, config.eos_token_ids.first().copied(), config.pad_token_id];
-        let tokenizer = TextTokenizer::load(model, ids)?;
+        let adapter = adapter_dir.map(peft::read).transpose()?;
+        let mut tokenizer_dir = model;
+        if let (Some(adapter), Some(dir)) = (&adapter, adapter_dir) {
+            if adapter.brings_tokens(&config.spec) {
+                tokenizer_dir = dir;
+            }
+            config.grow(adapter.rows_needed(&config.spec));
+        }
+        let tokenizer = TextTokenizer::load(tokenizer_dir, ids)?;
         tokenizer.check_fits(config.spec.vocab_size)?;
         let (weights, _) = Weights::load(model, &config.spec, precision, &Device::Cpu)?;
         let positions = config.spec.max_position_embeddings;
         let mut decoder = Decoder::new(config.spec.clone(), weights, &Device::Cpu, positions)?;
-        let params = match adapter_dir {
-            Some(dir) => adapter::attach_loaded(&mut decoder, &peft::read(dir)?)?,
+        let params = match &adapter {
+            Some(adapter) => adapter::attach_loaded(&mut decoder, adapter)?,
             None => ParamSet::default(),
         };
         let jinja = match ChatTemplate::load(&tokenizer) {

@@ -69,17 +69,21 @@ pub fn difference(
     let tokenizer = TextTokenizer::load(merged, [None; 3])?;
     let ids = tokenizer.encode(PROBE, true)?.ids;
     let ids = &ids[..ids.len().min(config.spec.max_position_embeddings)];
-    let load = |dir: &Path, storage: Storage| -> Result<Decoder> {
-        let spec = HfConfig::read(dir)?.spec;
+    let load = |dir: &Path, storage: Storage, rows: usize| -> Result<Decoder> {
+        let mut config = HfConfig::read(dir)?;
+        config.grow(rows);
+        let spec = config.spec;
         let (weights, _) = Weights::load(dir, &spec, storage, &Device::Cpu)?;
         Ok(Decoder::new(spec, weights, &Device::Cpu, ids.len().max(1)).map_err(ModelError::from)?)
     };
     let apart = {
-        let mut decoder = load(base, storage)?;
-        let params = adapter::attach_loaded(&mut decoder, &peft::read(adapter_dir)?)?;
+        let adapter = peft::read(adapter_dir)?;
+        // Tokens that the adapter added have rows in the merged folder.
+        let mut decoder = load(base, storage, config.spec.vocab_size)?;
+        let params = adapter::attach_loaded(&mut decoder, &adapter)?;
         logits(&decoder, &params, ids)?
     };
-    let whole = load(merged, Storage::whole(candle_core::DType::F32))?;
+    let whole = load(merged, Storage::whole(candle_core::DType::F32), 0)?;
     let whole = logits(&whole, &ParamSet::default(), ids)?;
     let greatest = |values: &mut dyn Iterator<Item = f32>| {
         f64::from(values.fold(0f32, |most, v| most.max(v.abs())))

@@ -10,6 +10,7 @@ use crate::config::{ConfigError, RunConfig, Stage};
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
+use crate::model::slots::Slot;
 use crate::model::{DecoderSpec, HfConfig, ModelError, Storage, cache};
 use crate::ops::head::CHUNK_BYTES;
 use crate::run::memory::process_bytes;
@@ -76,9 +77,15 @@ pub(super) fn trained_values(config: &RunConfig, spec: &DecoderSpec) -> Result<u
     let pair = |(layer, projection)| {
         let (rows, width) = crate::model::slots::projection_shape(spec, projection);
         let module = spec.names.module_path(layer, projection);
-        lora.rank_and_scale(&module).0 * (rows + width)
+        let magnitudes = if lora.use_dora { rows } else { 0 };
+        lora.rank_and_scale(&module).0 * (rows + width) + magnitudes
     };
-    Ok(targets::matching(spec, &lora)?.into_iter().map(pair).sum())
+    let pairs: usize = targets::matching(spec, &lora)?.into_iter().map(pair).sum();
+    let whole = |slot: Slot| slot.shape(spec).iter().product::<usize>();
+    let modules: usize = targets::modules_to_save(spec, &lora)?.into_iter().map(whole).sum();
+    let added = config.adapter.add_tokens.len() + config.adapter.add_special_tokens.len();
+    let tables = if spec.tie_word_embeddings { 1 } else { 2 };
+    Ok(pairs + modules + added * tables * spec.hidden_size)
 }
 
 /// What `config`'s stage will need.

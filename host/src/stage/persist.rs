@@ -18,6 +18,8 @@ use crate::text::TextTokenizer;
 pub struct AdapterFiles {
     /// The adapter's configuration.
     pub config: LoraConfig,
+    /// What pairs that began as parts of the base began as (PiSSA).
+    pub initial: Option<ParamSet>,
     /// The tokenizer beside it.
     pub tokenizer: std::sync::Arc<TextTokenizer>,
 }
@@ -32,14 +34,48 @@ pub struct ModelFiles {
     pub tokenizer: std::sync::Arc<TextTokenizer>,
 }
 
+impl AdapterFiles {
+    /// Files of an adapter; `initial` are its parameters as they began, where those are parts of the
+    /// base.
+    pub fn new(
+        config: LoraConfig,
+        tokenizer: std::sync::Arc<TextTokenizer>,
+        initial: Option<&ParamSet>,
+    ) -> Result<Self> {
+        let mut initial = initial.cloned();
+        // The optimiser changes the values in place.
+        for param in initial.iter_mut().flat_map(|set| &mut set.params) {
+            param.tensor = param.tensor.copy().map_err(ModelError::from)?;
+        }
+        Ok(Self { config, initial, tokenizer })
+    }
+}
+
 impl Persist for AdapterFiles {
     fn save(&self, _decoder: &Decoder, params: &ParamSet, dir: &Path) -> Result<()> {
-        peft::write(dir, &self.config, params)?;
+        match &self.initial {
+            None => peft::write(dir, &self.config, params)?,
+            Some(initial) => {
+                let (config, params) = peft::from_initial(&self.config, params, initial)?;
+                peft::write(dir, &config, &params)?;
+            }
+        }
         Ok(self.tokenizer.save(dir)?)
     }
 
     fn load(&self, params: &mut ParamSet, dir: &Path) -> Result<()> {
-        restore(params, &SafetensorsFile::open(&dir.join("adapter_model.safetensors"))?, dir)
+        let file = SafetensorsFile::open(&dir.join("adapter_model.safetensors"))?;
+        let Some(initial) = &self.initial else { return restore(params, &file, dir) };
+        for (param, before) in params.params.iter_mut().zip(&initial.params) {
+            let stored = file.read(&param.name)?;
+            let tensor = peft::since_initial(&param.name, &stored, &before.tensor)?;
+            let tensor = tensor.ok_or_else(|| RunError::Checkpoint {
+                path: dir.into(),
+                reason: format!("`{}` did not begin as the base's singular vectors", param.name),
+            })?;
+            param.tensor = tensor.to_device(param.tensor.device()).map_err(ModelError::from)?;
+        }
+        Ok(())
     }
 }
 

@@ -71,9 +71,11 @@ impl Reference {
         let none = ParamSet::default();
         Ok(match self {
             Reference::AdapterOff => {
-                policy.with_adapter_off(|d| d.score_at(&none, batch, temperature))?
+                policy.with_adapter_off(|d| d.score_at(&none, batch, temperature))??
             }
-            Reference::Adapter(initial) => policy.score_at(initial, batch, temperature)?,
+            Reference::Adapter(initial) => {
+                policy.with_adapter_of(initial, |d| d.score_at(initial, batch, temperature))??
+            }
             Reference::Model(model) => model.score_at(&none, batch, temperature)?,
         })
     }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::pairs::PreferencePair;
 use super::persist::{AdapterFiles, ModelFiles};
 use super::setup::{self, Inputs, Prepared, Sizes};
-use crate::adapter::peft::{SCORE_KEY, TaskType};
+use crate::adapter::peft::{Initialization, SCORE_KEY, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{ConfigError, RunConfig};
 use crate::error::Result;
@@ -171,21 +171,21 @@ fn trainable(
         let mut adapter = peft::read(path)?;
         adapter.config.base_model_name_or_path = config.model_name_or_path.display().to_string();
         adapter.config.lora_dropout = config.lora_dropout;
-        let params = adapter::attach_reward(decoder, &adapter)?;
-        return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
+        let mut params = adapter::attach_reward(decoder, &adapter)?;
+        setup::set_learning_rates(config, &mut params);
+        return Ok((params, Box::new(AdapterFiles::new(adapter.config, tokenizer, None)?)));
     }
     let head = initial_head(config, &inputs.model_config)?;
-    let named = |name: &str| NamedTensor {
-        name: name.into(),
-        tensor: head,
-        decay: true,
-        transposed: false,
-    };
+    let named = |name: &str| NamedTensor::new(name, head);
     if config.use_peft {
-        let lora = setup::lora_config(config, &decoder.spec, TaskType::SeqCls);
+        let mut lora = setup::lora_config(config, &decoder.spec, TaskType::SeqCls);
+        lora.trainable_token_indices = setup::token_rows(config, &decoder.spec, &tokenizer, &lora)?;
         let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
         params.params.push(named(SCORE_KEY));
-        return Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })));
+        setup::set_learning_rates(config, &mut params);
+        let initial = (lora.initialization == Initialization::Pissa).then_some(&params);
+        let files = AdapterFiles::new(lora, tokenizer, initial)?;
+        return Ok((params, Box::new(files)));
     }
     let mut params = decoder.train_all();
     params.params.push(named(SCORE));

@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use super::dataset::{self, Dataset, Item, Part, Pipeline};
 use super::estimate;
 use super::persist::{AdapterFiles, ModelFiles};
-use crate::adapter::peft::{LoraConfig, TargetModules, TaskType};
+use crate::adapter::peft::{Initialization, LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
-use crate::config::{ConfigError, RunConfig};
+use crate::config::{AdapterSettings, ConfigError, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::memory::{self as model_memory, Workload, num_parameters};
 use crate::model::reader::WeightFiles;
 use crate::model::save::write_json;
+use crate::model::slots::Slot;
 use crate::model::{Decoder, DecoderSpec, HfConfig, ModelError, ParamSet, Storage, Weights};
 use crate::ops::head::CHUNK_BYTES;
 use crate::run::card::{self, Card};
@@ -196,8 +197,8 @@ pub(super) fn inputs<T: Item>(
 ) -> Result<Inputs<T>> {
     set_threads(config.num_threads);
     let lock = claim(config)?;
-    let model_config = read(&config.model_name_or_path)?;
-    let tokenizer = Arc::new(load_tokenizer(config, &model_config)?);
+    let mut model_config = read(&config.model_name_or_path)?;
+    let tokenizer = Arc::new(load_tokenizer(config, &mut model_config)?);
     let pipeline = Pipeline::load(config, &tokenizer)?;
     let Dataset::<T> { train, eval, validation } = dataset::load(config, &pipeline)?;
     if train.examples.is_empty() {
@@ -258,6 +259,7 @@ pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Dec
     let positions = config.model_max_length;
     let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
     decoder.gradient_checkpointing = config.gradient_checkpointing;
+    decoder.neftune_alpha = config.adapter.neftune_noise_alpha;
     Ok(decoder)
 }
 
@@ -334,12 +336,73 @@ pub(super) fn eval_batches<T: Clone>(config: &RunConfig, eval: Option<Part<T>>) 
     examples.chunks(size).map(<[T]>::to_vec).collect()
 }
 
-pub(super) fn load_tokenizer(config: &RunConfig, model: &HfConfig) -> Result<TextTokenizer> {
-    let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
+/// The tokenizer, with the tokens that the run adds; `model` grows where they or the adapter to be
+/// trained further need rows that its files lack.
+pub(super) fn load_tokenizer(config: &RunConfig, model: &mut HfConfig) -> Result<TextTokenizer> {
+    let mut dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
+    if let Some(path) = &config.peft_path {
+        let adapter = peft::read(path)?;
+        if adapter.brings_tokens(&model.spec) && config.tokenizer_name_or_path.is_none() {
+            dir = path;
+        }
+        model.grow(adapter.rows_needed(&model.spec));
+    }
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
-    let tokenizer = TextTokenizer::load(dir, ids)?;
+    let mut tokenizer = TextTokenizer::load(dir, ids)?;
     tokenizer.check_fits(model.spec.vocab_size)?;
+    let before = model.spec.vocab_size;
+    let fresh = tokenizer.add_tokens(&config.adapter.add_tokens, false)?;
+    let special = tokenizer.add_tokens(&config.adapter.add_special_tokens, true)?;
+    let largest = fresh.iter().chain(&special).max();
+    model.grow(largest.map_or(0, |&id| id as usize + 1));
+    if model.spec.vocab_size > before {
+        let rows = model.spec.vocab_size;
+        tokenizer.notices.push(format!(
+            "the embedding has {rows} rows now; a program that loads the adapter must resize the base to \
+             them, or load the merged model"
+        ));
+    }
     Ok(tokenizer)
+}
+
+/// The tables whose rows are trained for added tokens, beside those that are trained whole.
+pub(super) fn token_rows(
+    config: &RunConfig,
+    spec: &DecoderSpec,
+    tokenizer: &TextTokenizer,
+    lora: &LoraConfig,
+) -> Result<BTreeMap<String, Vec<u32>>> {
+    let tokens = config.adapter.add_tokens.iter().chain(&config.adapter.add_special_tokens);
+    let mut ids: Vec<u32> = tokens.filter_map(|token| tokenizer.id(token)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut tables = BTreeMap::new();
+    if ids.is_empty() {
+        return Ok(tables);
+    }
+    let whole = adapter::targets::modules_to_save(spec, lora)?;
+    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_string();
+    let (embed, head) = (last(spec.names.embed), last(spec.names.lm_head));
+    let (saves_embed, saves_head) = (whole.contains(&Slot::Embed), whole.contains(&Slot::LmHead));
+    match (spec.tie_word_embeddings, saves_embed, saves_head) {
+        (true, false, false) => drop(tables.insert(String::new(), ids)),
+        (true, ..) => {
+            if !(saves_embed && saves_head) {
+                let fault = "the head is the embedding, and added tokens need both: give \
+                             `--modules_to_save` both or neither";
+                return Err(ConfigError::one(fault).into());
+            }
+        }
+        (false, ..) => {
+            if !saves_embed {
+                tables.insert(embed, ids.clone());
+            }
+            if !saves_head {
+                tables.insert(head, ids);
+            }
+        }
+    }
+    Ok(tables)
 }
 
 /// Attaches LoRA (fresh or loaded) or makes every weight trainable.
@@ -361,12 +424,27 @@ pub(super) fn trainable(
         let mut adapter = peft::read(path)?;
         adapter.config.base_model_name_or_path = base;
         adapter.config.lora_dropout = config.lora_dropout;
-        let params = adapter::attach_loaded(decoder, &adapter)?;
-        return Ok((params, Box::new(AdapterFiles { config: adapter.config, tokenizer })));
+        let mut params = adapter::attach_loaded(decoder, &adapter)?;
+        set_learning_rates(config, &mut params);
+        return Ok((params, Box::new(AdapterFiles::new(adapter.config, tokenizer, None)?)));
     }
-    let lora = lora_config(config, &decoder.spec, TaskType::CausalLm);
-    let params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
-    Ok((params, Box::new(AdapterFiles { config: lora, tokenizer })))
+    let mut lora = lora_config(config, &decoder.spec, TaskType::CausalLm);
+    lora.trainable_token_indices = token_rows(config, &decoder.spec, &tokenizer, &lora)?;
+    let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
+    set_learning_rates(config, &mut params);
+    let initial = (lora.initialization == Initialization::Pissa).then_some(&params);
+    let files = AdapterFiles::new(lora, tokenizer, initial)?;
+    Ok((params, Box::new(files)))
+}
+
+/// LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B, and as in PEFT every vector, learns at a rate of its
+/// own.
+pub(super) fn set_learning_rates(config: &RunConfig, params: &mut ParamSet) {
+    for param in &mut params.params {
+        if param.name.ends_with(".lora_B.weight") || param.tensor.dims().len() == 1 {
+            param.learning_rate_ratio = config.adapter.loraplus_lr_ratio;
+        }
+    }
 }
 
 /// A fresh adapter's configuration.
@@ -381,9 +459,17 @@ pub(super) fn lora_config(
         lora_alpha: config.lora_alpha,
         lora_dropout: config.lora_dropout,
         target_modules: TargetModules::parse(&config.target_modules),
-        rank_pattern: BTreeMap::new(),
-        alpha_pattern: BTreeMap::new(),
-        use_rslora: false,
+        rank_pattern: config.adapter.rank_pattern.clone(),
+        alpha_pattern: config.adapter.alpha_pattern.clone(),
+        modules_to_save: config.adapter.modules_to_save.clone(),
+        trainable_token_indices: BTreeMap::new(),
+        layers_to_transform: config.adapter.layers_to_transform.clone(),
+        use_dora: config.adapter.use_dora,
+        initialization: match config.adapter.pissa {
+            true => Initialization::Pissa,
+            false => Initialization::Random,
+        },
+        use_rslora: config.adapter.use_rslora,
         fan_in_fan_out: spec.transposed,
         base_model_name_or_path: config.model_name_or_path.display().to_string(),
     }
@@ -394,7 +480,10 @@ pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<Stri
     let hashes = |files: &[crate::run::manifest::HashedFile]| -> Value {
         json!(files.iter().map(|f| f.sha256.as_str()).collect::<Vec<_>>())
     };
+    // Left out where plain, so that checkpoints of runs without such settings go on fitting.
+    let own = (config.adapter != AdapterSettings::default()).then_some(&config.adapter);
     let entries = [
+        ("adapter", json!(own)),
         ("model", hashes(&manifest.model)),
         ("tokenizer", hashes(&manifest.tokenizer)),
         ("train_data", hashes(&manifest.train)),
@@ -444,7 +533,6 @@ pub(super) fn manifest<T>(
     if let Some(eval) = eval {
         rows["validation"] = json!(eval.ledger);
     }
-    let tokenizer_json = tokenizer.dir().join("tokenizer.json");
     Ok(Manifest {
         version: env!("CARGO_PKG_VERSION"),
         stage: config.stage.name(),
@@ -453,7 +541,7 @@ pub(super) fn manifest<T>(
             files if files.is_empty() => Vec::new(),
             files => hash_files(files.iter().map(PathBuf::as_path))?,
         },
-        tokenizer: hash_files([tokenizer_json.as_path()])?,
+        tokenizer: hash_files([tokenizer.source()])?,
         train: hash_files(train.files.iter().map(PathBuf::as_path))?,
         validation: match eval {
             Some(eval) => hash_files(eval.files.iter().map(PathBuf::as_path))?,
@@ -506,6 +594,7 @@ fn model_card(config: &RunConfig, manifest: &Manifest, metrics: &BTreeMap<String
         settings.push(setting("lora_alpha", config.lora_alpha.to_string()));
         settings.push(setting("target_modules", config.target_modules.clone()));
     }
+    settings.extend(config.adapter.differences());
     let figures = [
         "train_loss",
         "eval_loss",

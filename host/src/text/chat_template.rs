@@ -54,6 +54,14 @@ fn source(tokenizer: &TextTokenizer) -> Result<Option<String>, TextError> {
 }
 
 impl ChatTemplate {
+    /// The text of the template beside `tokenizer`, if there is one.
+    ///
+    /// # Errors
+    /// A file that is not UTF-8.
+    pub fn source(tokenizer: &TextTokenizer) -> Result<Option<String>, TextError> {
+        source(tokenizer)
+    }
+
     /// The template beside `tokenizer`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::data::Provenance;
 
 pub mod chat_template;
+pub mod conversion;
 pub mod encode;
 pub mod jinja;
 pub mod pack;
@@ -25,7 +26,7 @@ pub enum TextError {
     #[error(transparent)]
     Fs(#[from] crate::fs::FsError),
     /// A folder without a tokenizer.
-    #[error("{} holds no tokenizer.json; give a folder with one (`--tokenizer_name_or_path`), or convert the tokenizer with its own tools", .0.display())]
+    #[error("{} holds no tokenizer (tokenizer.json, a SentencePiece .model, a .tiktoken file, or vocab.json with merges.txt); give a folder with one (`--tokenizer_name_or_path`)", .0.display())]
     NoTokenizer(PathBuf),
     /// A tokenizer file that can't be used.
     #[error("{} can't be used: {reason}; download it again", path.display())]

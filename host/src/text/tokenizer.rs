@@ -1,4 +1,5 @@
-//! A Hugging Face tokenizer folder: `tokenizer.json` and the files beside it.
+//! A Hugging Face tokenizer folder: `tokenizer.json` and the files beside it, or another format that
+//! is converted.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -6,13 +7,19 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use super::TextError;
+use super::{TextError, conversion};
 use crate::{fs, limits};
 
 /// A tokenizer with its special tokens.
 pub struct TextTokenizer {
     inner: Tokenizer,
     dir: PathBuf,
+    /// The file it was made from.
+    source: PathBuf,
+    /// Whether that is of another format.
+    converted: bool,
+    /// Whether tokens were added to what the files have.
+    changed: bool,
     /// `tokenizer_config.json` as it stands (empty when absent).
     pub config: Map<String, Value>,
     bos: Option<(String, u32)>,
@@ -32,7 +39,7 @@ pub struct WithOffsets {
     pub offsets: Vec<(usize, usize)>,
 }
 
-fn json_object(path: &Path) -> Result<Map<String, Value>, TextError> {
+pub(super) fn json_object(path: &Path) -> Result<Map<String, Value>, TextError> {
     if !path.is_file() {
         return Ok(Map::new());
     }
@@ -44,7 +51,7 @@ fn json_object(path: &Path) -> Result<Map<String, Value>, TextError> {
 }
 
 /// The text of a special token: a string, or an object with `content`.
-fn token_text(value: Option<&Value>) -> Option<String> {
+pub(super) fn token_text(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::String(text) => Some(text.clone()),
         Value::Object(o) => o.get("content")?.as_str().map(str::to_string),
@@ -62,11 +69,23 @@ impl TextTokenizer {
     /// # Errors
     /// [`TextError::NoTokenizer`], [`TextError::Tokenizer`].
     pub fn load(dir: &Path, fallback_ids: [Option<u32>; 3]) -> Result<Self, TextError> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(TextError::NoTokenizer(dir.into()));
-        }
-        let bytes = fs::read_limited(&path, limits::TOKENIZER_BYTES_MAX)?;
+        let mut config = json_object(&dir.join("tokenizer_config.json"))?;
+        let mut path = dir.join("tokenizer.json");
+        let converted = !path.is_file();
+        let bytes = if converted {
+            let Some(made) = conversion::convert(dir, &config)? else {
+                return Err(TextError::NoTokenizer(dir.into()));
+            };
+            path = made.source;
+            for (key, value) in made.config {
+                if config.get(&key).is_none_or(Value::is_null) {
+                    config.insert(key, value);
+                }
+            }
+            made.json.to_string().into_bytes()
+        } else {
+            fs::read_limited(&path, limits::TOKENIZER_BYTES_MAX)?
+        };
         let fault = |reason: String| TextError::Tokenizer { path: path.clone(), reason };
         // The tokenizers crate panics on some damaged files.
         let mut inner = match catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
@@ -74,10 +93,10 @@ impl TextTokenizer {
             Ok(Err(e)) => return Err(fault(crate::error::excerpt(&e.to_string()))),
             Err(_) => return Err(fault("its contents make no tokenizer".into())),
         };
+        drop(bytes);
         // Cutting and padding are ours to do and to account for.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| fault(crate::error::excerpt(&e.to_string())))?;
-        let config = json_object(&dir.join("tokenizer_config.json"))?;
         let map = json_object(&dir.join("special_tokens_map.json"))?;
         let special = |key: &str| -> Option<(String, u32)> {
             let text = token_text(config.get(key)).or_else(|| token_text(map.get(key)))?;
@@ -88,6 +107,10 @@ impl TextTokenizer {
         let by_text = |text: &str| Some((text.to_string(), inner.token_to_id(text)?));
         let [bos_id, eos_id, pad_id] = fallback_ids;
         let mut notices = Vec::new();
+        if converted {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            notices.push(format!("the tokenizer was converted from {name}"));
+        }
         let unk = special("unk_token");
         let bos = special("bos_token").or_else(|| by_id(bos_id));
         let eos = special("eos_token").or_else(|| by_id(eos_id)).or_else(|| {
@@ -100,12 +123,19 @@ impl TextTokenizer {
             notices.push(format!("no pad token is named; `{}` is written as one", found.0));
             Some(found)
         });
-        Ok(Self { inner, dir: dir.into(), config, bos, eos, pad, unk, notices })
+        let source = path.clone();
+        let (dir, changed) = (dir.into(), false);
+        Ok(Self { inner, dir, source, converted, changed, config, bos, eos, pad, unk, notices })
     }
 
     /// The folder it came from.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The file it was made from.
+    pub fn source(&self) -> &Path {
+        &self.source
     }
 
     /// Text and id of the first token, if any.
@@ -131,6 +161,28 @@ impl TextTokenizer {
     /// The id of a token given by its text.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Adds those of `tokens` that it lacks, and answers the ids of all of them.
+    ///
+    /// # Errors
+    /// A token that can't be added.
+    pub fn add_tokens(&mut self, tokens: &[String], special: bool) -> Result<Vec<u32>, TextError> {
+        let fault = |token: &str| TextError::Tokenizer {
+            path: self.source.clone(),
+            reason: format!("`{}` can't be added to it", crate::error::excerpt(token)),
+        };
+        let added = tokens
+            .iter()
+            .map(|t| tokenizers::AddedToken::from(t.as_str(), special).normalized(false));
+        let added: Vec<_> = added.collect();
+        let count = match special {
+            true => self.inner.add_special_tokens(added),
+            false => self.inner.add_tokens(added),
+        };
+        let count = count.map_err(|_| fault(tokens.first().map_or("", String::as_str)))?;
+        self.changed |= count > 0;
+        tokens.iter().map(|t| self.inner.token_to_id(t).ok_or_else(|| fault(t))).collect()
     }
 
     /// Largest id that can come out.
@@ -196,7 +248,18 @@ impl TextTokenizer {
         StreamDecoder { tokenizer: self, skip_special, ids: Vec::new(), shown: 0 }
     }
 
-    /// Writes the tokenizer's files into `dir`, as they stand in the folder they came from.
+    /// The contents of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`].
+    pub fn to_json(&self) -> Result<Value, TextError> {
+        let fault = |reason: String| TextError::Tokenizer { path: self.source.clone(), reason };
+        let text = self.inner.to_string(false).map_err(|e| fault(e.to_string()))?;
+        serde_json::from_str(&text).map_err(|e| fault(e.to_string()))
+    }
+
+    /// Writes the tokenizer's files into `dir`, as they stand in the folder they came from. A
+    /// converted tokenizer is written as `tokenizer.json`, under a class that every reader has.
     ///
     /// # Errors
     /// A file operation.
@@ -221,7 +284,39 @@ impl TextTokenizer {
                 std::fs::copy(&from, dir.join(name)).map_err(fs::io_error("copy", &from))?;
             }
         }
-        Ok(())
+        match (self.converted, self.changed) {
+            (true, _) => self.save_converted(dir),
+            (false, true) => self.save_json(dir),
+            (false, false) => Ok(()),
+        }
+    }
+
+    fn save_json(&self, dir: &Path) -> Result<(), TextError> {
+        let text = self.to_json()?.to_string();
+        Ok(fs::write_atomic(&dir.join("tokenizer.json"), text.as_bytes())?)
+    }
+
+    fn save_converted(&self, dir: &Path) -> Result<(), TextError> {
+        self.save_json(dir)?;
+        let mut config = self.config.clone();
+        // Code of its own, which nobody should run to read a tokenizer.json.
+        config.remove("auto_map");
+        // The file has the added tokens.
+        config.remove("added_tokens_decoder");
+        config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+        let roles = [
+            ("bos_token", &self.bos),
+            ("eos_token", &self.eos),
+            ("pad_token", &self.pad),
+            ("unk_token", &self.unk),
+        ];
+        for (role, token) in roles {
+            if let Some((text, _)) = token {
+                config.insert(role.into(), text.clone().into());
+            }
+        }
+        let text = format!("{:#}\n", Value::Object(config));
+        Ok(fs::write_atomic(&dir.join("tokenizer_config.json"), text.as_bytes())?)
     }
 }
 

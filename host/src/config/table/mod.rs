@@ -1,6 +1,7 @@
 //! The settings of a command: name, type, default, help. Flags, file keys, `--help` and
 //! validation are all made from these rows.
 
+mod adapters;
 mod stages;
 
 pub use stages::of;
@@ -230,6 +231,17 @@ pub const SFT: &[Setting] = &[
         &["lora_target", "lora_target_modules"],
         "layers: all, names separated by commas, or a regular expression",
     ),
+    adapters::INIT,
+    adapters::USE_RSLORA,
+    adapters::USE_DORA,
+    adapters::RANK_PATTERN,
+    adapters::ALPHA_PATTERN,
+    adapters::LAYERS_TO_TRANSFORM,
+    adapters::MODULES_TO_SAVE,
+    adapters::ADD_TOKENS,
+    adapters::ADD_SPECIAL_TOKENS,
+    adapters::LORAPLUS,
+    adapters::NEFTUNE,
     row(LORA, "peft_path", Kind::Path, "", &["adapter_name_or_path"], "adapter to train further"),
     row(TRAINING, "output_dir", Kind::Path, "", &[], "where results go"),
     row(
@@ -426,11 +438,8 @@ pub const UNSUPPORTED: &[(&str, &str)] = &[
     ("dataset_name", "download the data and give --train_file_dir"),
     ("template_name", "use a template plugin: --plugin vicuna"),
     ("template", "use a template plugin: --plugin vicuna"),
-    ("modules_to_save", "only linear layers are adapted"),
-    ("neft_alpha", "leave it out"),
     ("rope_scaling", "set it in the model's config.json"),
     ("trust_remote_code", "code that comes with a model is never run"),
-    ("use_dora", "leave it out"),
     ("optim", "AdamW is always used; leave it out"),
 ];
 

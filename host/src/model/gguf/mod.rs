@@ -34,7 +34,7 @@ pub fn is_file(path: &Path) -> bool {
 }
 
 /// The tensor's name in a GGUF file.
-fn gguf_name(slot: Slot) -> String {
+pub(crate) fn gguf_name(slot: Slot) -> String {
     let projection = |p: Projection| match p {
         Projection::Q => "attn_q",
         Projection::K => "attn_k",

@@ -99,7 +99,7 @@ pub fn prepare<'a>(
         let tensor = Tensor::zeros((1, model_config.spec.hidden_size), DType::F32, &Device::Cpu)?;
         value_head = Some(params.params.len());
         let name = format!("{VALUE_HEAD}.weight");
-        params.params.push(NamedTensor { name, tensor, decay: true, transposed: false });
+        params.params.push(NamedTensor::new(name, tensor));
         persist = Box::new(WithValueHead(persist));
     }
     let prompts = &inputs.train.examples;

@@ -74,9 +74,7 @@ impl RewardModel {
             None => {
                 let tensor = read_head(dir, decoder.spec.hidden_size)?;
                 let name = score_head::SCORE.to_string();
-                ParamSet {
-                    params: vec![NamedTensor { name, tensor, decay: true, transposed: false }],
-                }
+                ParamSet { params: vec![NamedTensor::new(name, tensor)] }
             }
         };
         let jinja = match ChatTemplate::load(&tokenizer) {
