@@ -162,7 +162,10 @@ fn duplicates_are_dropped_and_the_first_is_kept() {
     let words = |i: usize, changed: usize| {
         let each = (0..60).map(|k| match k == 30 && changed > 0 {
             true => format!("changed{changed}"),
-            false => format!("w{}", (i * 7919 + k * 104_729) % 9973),
+            false => {
+                let at = (i * 1009 + k) as u64;
+                format!("w{}", (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % 9973)
+            }
         });
         each.collect::<Vec<_>>().join(" ")
     };
@@ -304,7 +307,7 @@ fn parts_share_no_row_no_group_and_keep_their_strata() {
     // What can't be is said.
     let out = arg(at("x.jsonl"));
     let fails = |more: &[&str], words: &str| {
-        let all = [&["--output", out.as_str()], more].concat();
+        let all = [&["--output", out.as_str()][..], more].concat();
         trainer_fails(data("split", &[&source], all), 2, &[words]);
     };
     fails(&[], "--validation_size");
@@ -325,7 +328,7 @@ fn mixes_follow_weights_and_strategies() {
     let run = |out: &str, more: &[&str]| -> Vec<Value> {
         let path = at(out);
         let out = arg(&path);
-        trainer_ok(data("mix", &sources, [&["--output", out.as_str()], more].concat()));
+        trainer_ok(data("mix", &sources, [&["--output", out.as_str()][..], more].concat()));
         lines(&path)
     };
     let count = |rows: &[Value], s: &str| rows.iter().filter(|r| r["s"] == s).count();

@@ -130,11 +130,6 @@ impl Seen {
         }
     }
 
-    /// Rows kept.
-    pub fn len(&self) -> usize {
-        self.kept.len()
-    }
-
     fn place(&self, kept: u32) -> Place {
         let (file, row) = self.kept[kept as usize];
         Place { file: self.files[file as usize].clone(), row }
