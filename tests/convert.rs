@@ -1,5 +1,4 @@
-//! `trainer convert` end to end: formats there and back, threads, shards, interruptions, machines,
-//! and every way in which input can be wrong.
+//! `trainer convert` end to end: formats there and back, threads, shards, interruptions, machines.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -185,7 +184,8 @@ fn threads_and_interruptions_change_no_byte() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(150 + 60 * attempt));
+            // Soon at first, and long in the end, so that a slow machine gets there too.
+            std::thread::sleep(Duration::from_millis(150 + 15 * attempt * attempt));
             if child.try_wait().unwrap().is_some_and(|status| status.success()) {
                 finished = true;
                 break;
@@ -249,103 +249,6 @@ fn machines_share_the_rows_without_talking() {
     trainer_fails(convert(&source, &at("x.jsonl"), &lost), 2, &["--shard_index"]);
     let beyond = ["--num_shards", "3", "--shard_index", "3"];
     trainer_fails(convert(&source, &at("x.jsonl"), &beyond), 2, &["0 to 2"]);
-}
-
-/// A file, what the job says of it (exit code and words), and how many rows it rejects instead.
-type Fault = (&'static str, Vec<u8>, Result<u64, (i32, &'static str)>);
-
-fn faults() -> Vec<Fault> {
-    let good = r#"{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#;
-    let with = |bad: &str| format!("{good}\n{bad}\n{good}\n").into_bytes();
-    let bytes = |bad: &[u8]| [good.as_bytes(), b"\n", bad, b"\n", good.as_bytes(), b"\n"].concat();
-    let gz = |data: &[u8]| {
-        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        std::io::Write::write_all(&mut out, data).unwrap();
-        out.finish().unwrap()
-    };
-    let deep = format!(r#"{{"conversations":{}{}}}"#, "[".repeat(100), "]".repeat(100));
-    let huge =
-        format!(r#"{{"conversations":[{{"from":"human","value":"{}"}}]}}"#, "x".repeat(17 << 20));
-    let cut = gz(&with("{}").repeat(100));
-    vec![
-        ("bom.jsonl", [b"\xef\xbb\xbf".to_vec(), with(good)].concat(), Ok(0)),
-        ("crlf.jsonl", format!("{good}\r\n{good}\r\n").into_bytes(), Ok(0)),
-        ("blank.jsonl", with("   "), Ok(0)),
-        ("no-end.jsonl", good.as_bytes().to_vec(), Ok(0)),
-        ("utf8.jsonl", bytes(b"{\"conversations\": \"\xff\xfe\"}"), Ok(1)),
-        ("nul.jsonl", bytes(b"{\"conversations\": \"a\0b\"}"), Ok(1)),
-        ("comma.jsonl", with(r#"{"conversations": [1,],}"#), Ok(1)),
-        ("twice.jsonl", with(r#"{"conversations": [], "conversations": []}"#), Ok(1)),
-        (
-            "twice-inside.jsonl",
-            with(r#"{"conversations": [{"from": "human", "from": "gpt"}]}"#),
-            Ok(1),
-        ),
-        ("cut-line.jsonl", format!("{good}\n{}", &good[..40]).into_bytes(), Ok(1)),
-        ("array-row.jsonl", with("[1, 2]"), Ok(1)),
-        ("string-row.jsonl", with("\"text\""), Ok(1)),
-        ("number.jsonl", with(r#"{"conversations": 1e999}"#), Ok(1)),
-        ("surrogate.jsonl", with(r#"{"conversations": "\ud800"}"#), Ok(1)),
-        ("deep.jsonl", with(&deep), Ok(1)),
-        ("huge.jsonl", with(&huge), Ok(1)),
-        ("wrong-type.jsonl", with(r#"{"conversations": 7}"#), Ok(1)),
-        ("missing.jsonl", with(r#"{"other": 7}"#), Ok(1)),
-        ("renamed.jsonl", with(r#"{"conversation": []}"#), Ok(1)),
-        ("null.jsonl", with(r#"{"conversations": null}"#), Ok(1)),
-        ("empty-list.jsonl", with(r#"{"conversations": []}"#), Ok(1)),
-        ("turn.jsonl", with(r#"{"conversations": [1]}"#), Ok(1)),
-        ("no-value.jsonl", with(r#"{"conversations": [{"from": "human"}]}"#), Ok(1)),
-        ("empty.jsonl", Vec::new(), Err((3, "holds no rows"))),
-        ("utf16.jsonl", b"\xff\xfe{\0}\0".to_vec(), Err((3, "UTF-16"))),
-        ("zip.jsonl", b"PK\x03\x04aaaaaaaa".to_vec(), Err((3, "a zip archive"))),
-        ("parquet.jsonl", b"PAR1aaaaaaaaPAR1".to_vec(), Err((3, "rename it to end in .parquet"))),
-        ("array.json", b"[{\"conversations\": [], ".to_vec(), Err((3, "can't be read on"))),
-        ("ragged.csv", b"conversations,b\n1\n1,2,3\n".to_vec(), Err((3, "row 2 of"))),
-        ("header.csv", b"a,a\n1,2\n".to_vec(), Err((3, "header"))),
-        ("empty.parquet", Vec::new(), Err((3, "the file is empty"))),
-        ("footer.parquet", b"PAR1aaaaaaaaaaaaPAR1".to_vec(), Err((3, "can't read"))),
-        ("cut.parquet", b"PAR1aaaaaaaa".to_vec(), Err((3, "can't read"))),
-        ("cut.arrow", b"ARROW1\0\0aaaaaaaaaaaa".to_vec(), Err((3, "cut off"))),
-        ("cut.jsonl.gz", cut[..cut.len() / 2].to_vec(), Err((3, "can't decompress"))),
-        ("not.jsonl.gz", b"plain text".to_vec(), Err((3, "something else"))),
-        ("bomb.jsonl.gz", gz(&vec![b' '; 64 << 20]), Err((3, "decompression bomb"))),
-        ("other.xyz", b"x".to_vec(), Err((3, "can't tell the format"))),
-    ]
-}
-
-#[test]
-fn every_fault_is_named_and_nothing_panics() {
-    let tmp = tempfile::tempdir().unwrap();
-    let faults = faults();
-    assert!(faults.len() >= 30);
-    for (name, bytes, expected) in faults {
-        let file = tmp.path().join(name);
-        std::fs::write(&file, bytes).unwrap();
-        let out = tmp.path().join(format!("{name}.out.parquet"));
-        let rejects = tmp.path().join(format!("{name}.rejects.jsonl"));
-        let rejects_arg = arg(&rejects);
-        let more = ["--plugin", "sharegpt", "--rejects", &rejects_arg, "--max_reject_rate", "0.6"];
-        let args = convert(&file, &out, &more);
-        match expected {
-            Ok(rejected) => {
-                let screen = trainer_ok(&args);
-                assert!(screen.contains(&format!("{rejected} rejected")), "{name}: {screen}");
-                let listed = lines(&rejects);
-                assert_eq!(listed.len() as u64, rejected, "{name}");
-                for reject in &listed {
-                    assert_eq!(reject["file"], arg(&file), "{name}");
-                    assert_eq!(reject["row"], 2, "{name}");
-                    assert!(!reject["reason"].as_str().unwrap().is_empty(), "{name}");
-                }
-                let totals = &manifest(&out)["totals"];
-                assert_eq!(totals["rejected"], rejected);
-            }
-            Err((code, words)) => {
-                trainer_fails(&args, code, &[words, name]);
-                assert!(!out.exists(), "{name}: a partial output");
-            }
-        }
-    }
 }
 
 #[test]

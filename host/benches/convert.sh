@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times `trainer convert` on seeded conversations, and, where PYTHON has `datasets`, the same by
-# Hugging Face datasets. Usage: convert.sh [MEGABYTES] [FOLDER]
+# Times `trainer convert` on seeded conversations, and, where PYTHON has them, the same by Hugging Face
+# `datasets`, polars and DuckDB. Usage: convert.sh [MEGABYTES] [FOLDER]
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 megabytes="${1:-200}" folder="${2:-$(mktemp -d)}"
@@ -22,3 +22,10 @@ if "$python" -c 'import datasets' 2>/dev/null; then
   rm -rf "$folder/datasets.parquet.cache"
   once "datasets" "$python" "$here/convert_datasets.py" "$input" "$folder/datasets.parquet"
 fi
+for engine in polars duckdb; do
+  if "$python" -c "import $engine" 2>/dev/null; then
+    for output in out.jsonl out.parquet; do
+      once "$engine to $output" "$python" "$here/convert_engines.py" "$engine" "$input" "$folder/$engine.$output"
+    done
+  fi
+done

@@ -88,5 +88,15 @@ pub const DATA_RATIO_FREE_BYTES: u64 = 16 << 20;
 pub const DATA_COLUMNS_MAX: usize = 4096;
 /// Largest Parquet row group or Arrow message, uncompressed bytes of the columns that are read.
 pub const DATA_BLOCK_BYTES_MAX: u64 = 1 << 30;
+/// Largest listing of a data set on the hub, bytes (100,000 files take about 10 MB).
+pub const HUB_ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Attempts at a request that fails for reasons that may pass.
+pub const HUB_ATTEMPTS: u32 = 5;
+/// Redirects that are followed.
+pub const HUB_REDIRECTS_MAX: u32 = 8;
+/// Longest wait that the hub may ask for, seconds.
+pub const HUB_WAIT_SECONDS_MAX: u64 = 120;
+/// Size of the sources, bytes, from which on their tokenized rows are kept for later runs.
+pub const PREPROCESSED_FROM_BYTES: u64 = 64 << 20;
 /// Deepest folder below one that is searched for data files.
 pub const DATA_FOLDER_DEPTH_MAX: usize = 32;

@@ -23,6 +23,10 @@ pub enum Purpose {
     OnPolicy = 8,
     /// Synthetic data of tests and benchmarks.
     Test = 7,
+    /// From which source the next row of a mix comes.
+    Mix = 21,
+    /// Which keyed hash functions a MinHash signature uses; index: number of the function.
+    MinHash = 22,
 }
 
 /// SplitMix64's output function.

@@ -2,12 +2,14 @@
 
 mod chat;
 mod convert;
+mod data;
 mod estimate;
 mod export;
 mod flags;
 mod generate;
 mod import;
 mod merge;
+mod outputs;
 mod pipeline;
 mod plugin;
 mod preview;
@@ -96,6 +98,11 @@ const COMMANDS: &[Command] = &[
         run: pipeline::run,
     },
     Command { name: "convert", about: "turn data files into other data files", run: convert::run },
+    Command {
+        name: "data",
+        about: "look at data files, free them of duplicates, divide and mix them",
+        run: data::run,
+    },
     Command { name: "tokenizer", about: "train a tokenizer on texts", run: tokenizer::run },
     Command { name: "estimate", about: "say what memory a stage will take", run: estimate::run },
     Command { name: "preview", about: "show rows as the model will see them", run: preview::run },

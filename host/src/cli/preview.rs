@@ -56,6 +56,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let rows = values.size("num_rows");
     let (show_ids, as_json) = (values.bool("show_ids"), values.bool("json"));
     let config = RunConfig::resolve(Stage::Sft, values, false)?;
+    let config = super::train::with_files(&config)?;
     let model = HfConfig::read(&config.model_name_or_path)?;
     let dir = config.tokenizer_name_or_path.as_ref().unwrap_or(&config.model_name_or_path);
     let ids = [model.bos_token_id, model.eos_token_ids.first().copied(), model.pad_token_id];
@@ -64,7 +65,7 @@ pub fn run(args: &[String]) -> Result<()> {
     tokenizer.add_tokens(&config.adapter.add_special_tokens, true)?;
     let tokenizer = Arc::new(tokenizer);
     let pipeline = Pipeline::load(&config, &tokenizer)?;
-    let part = pipeline.read::<TokenizedExample>(&config.train_file_dir, Some(rows))?;
+    let part = pipeline.read::<TokenizedExample>(&config.train_sources().concat(), Some(rows))?;
     for example in &part.examples {
         if as_json {
             screen::line(&preview::as_json(&tokenizer, example)?.to_string());

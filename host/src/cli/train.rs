@@ -4,10 +4,11 @@ use super::flags::{self, Parsed};
 use super::progress::Console;
 use super::{screen, signals};
 use crate::config::{RunConfig, Stage, table};
+use crate::data::hub::HubOptions;
 use crate::error::Result;
 use crate::run::Task;
 use crate::stage::setup::Prepared;
-use crate::stage::{causal, distill, kto, preference, rl, rm};
+use crate::stage::{causal, distill, kto, preference, rl, rm, sources};
 
 /// One sentence about a stage, and an example of its command.
 fn about(stage: Stage) -> (&'static str, &'static str) {
@@ -91,6 +92,7 @@ pub fn run(stage: Stage, args: &[String]) -> Result<()> {
 /// Trains by a resolved configuration, with both screens.
 pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
     let again = command.clone();
+    let config = &with_files(config)?;
     match config.stage {
         Stage::Pt | Stage::Sft => run_prepared(causal::prepare(config, command)?, again),
         Stage::Rm => run_prepared(rm::prepare(config, command)?, again),
@@ -103,6 +105,15 @@ pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
         }
         Stage::Distill => run_prepared(distill::prepare(config, command)?, again),
     }
+}
+
+/// The configuration with the files of its data sets on the hub.
+///
+/// # Errors
+/// What the hub refuses, or how it fails.
+pub fn with_files(config: &RunConfig) -> Result<RunConfig> {
+    let mut told = |text: &str| eprintln!("{}", screen::printable(text));
+    sources::fetched(config, &HubOptions::from_env(), &mut told)
 }
 
 fn run_prepared<T: Task>(prepared: Prepared<'_, T>, command: Vec<String>) -> Result<()> {

@@ -11,6 +11,7 @@ pub mod precision;
 pub mod reinforcement;
 pub mod run;
 pub mod sampling;
+pub mod sources;
 pub mod stage;
 pub mod table;
 pub mod training;
@@ -24,6 +25,7 @@ pub use reinforcement::{
 };
 pub use run::RunConfig;
 pub use sampling::Sampling;
+pub use sources::{DataSources, MixStrategy, Mixing, PreprocessingCache};
 pub use stage::{Packing, PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
 pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
 

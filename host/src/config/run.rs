@@ -10,6 +10,7 @@ use super::distillation::Distillation;
 use super::precision::Precision;
 use super::reinforcement::Reinforcement;
 use super::sampling::Sampling;
+use super::sources::DataSources;
 use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
 use super::values::Values;
 use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
@@ -51,6 +52,8 @@ pub struct RunConfig {
     pub num_threads: usize,
     /// Training data.
     pub train_file_dir: Vec<String>,
+    /// Data beside these files, and how all of them are mixed.
+    pub sources: DataSources,
     /// Validation data.
     pub validation_file_dir: Vec<String>,
     /// Share of the training rows kept for evaluation, percent.
@@ -134,9 +137,13 @@ impl RunConfig {
             false => PathBuf::new(),
         };
         let train_file_dir = v.list("train_file_dir");
-        if train_file_dir.is_empty() {
-            v.faults
-                .push("`--train_file_dir` is missing: give training data (file or folder)".into());
+        let sources = DataSources::resolve(v, train_file_dir.len());
+        if train_file_dir.is_empty() && sources.dataset_name.is_empty() {
+            v.faults.push(
+                "`--train_file_dir` is missing: give training data (file or folder), or a data set \
+                 of the hub by --dataset_name"
+                    .into(),
+            );
         }
         let training = training(v, output_dir);
         // Weights that nobody trained yet are trained as a whole.
@@ -181,6 +188,7 @@ impl RunConfig {
             },
             num_threads: v.size("num_threads"),
             train_file_dir,
+            sources,
             validation_file_dir: v.list("validation_file_dir"),
             validation_split_percentage: v.float("validation_split_percentage"),
             plugin,
@@ -209,6 +217,12 @@ impl RunConfig {
         };
         config.cross_check(v);
         if values.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(values.faults)) }
+    }
+
+    /// The inputs of each source of training data.
+    pub fn train_sources(&self) -> Vec<Vec<String>> {
+        let files = self.train_file_dir.iter().map(|input| vec![input.clone()]);
+        files.chain(self.sources.fetched.iter().cloned()).collect()
     }
 
     /// How the stage samples, if it does.

@@ -138,6 +138,9 @@ pub enum DataError {
     /// A file operation.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// The hub of data sets.
+    #[error(transparent)]
+    Hub(#[from] super::hub::HubError),
     /// An input that does not exist.
     #[error("there is no file or folder `{path}`{hint}; check the path")]
     NotFound {
@@ -338,6 +341,14 @@ pub enum DataError {
         first: String,
         /// Where they are listed so far, as "; … are in FILE".
         listed: String,
+    },
+    /// Data that were looked at and are not as they should be.
+    #[error("{rejected} rows are rejected and {broken} files can't be read on; fix or remove them")]
+    Invalid {
+        /// Rows rejected.
+        rejected: u64,
+        /// Files that can't be read on.
+        broken: u64,
     },
     /// A bad row where bad rows end the command.
     #[error("{0}; fix or remove the row")]

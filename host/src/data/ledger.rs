@@ -145,6 +145,17 @@ impl Ledger {
         skipped.entry(reason).or_default().add(Some(at.row));
     }
 
+    /// Rows of a file were read and passed over on purpose. [`Ledger::read`] must not have entered
+    /// them.
+    pub fn left_out(&mut self, file: &str, rows: &[u64], reason: &str) {
+        let account = self.file(file);
+        account.rows += rows.len() as u64;
+        let skipped = &mut account.skipped;
+        let reason = bounded(reason, skipped.len(), |r| skipped.contains_key(r));
+        let tally = skipped.entry(reason).or_default();
+        rows.iter().for_each(|row| tally.add(Some(*row)));
+    }
+
     /// A row can't be used. Rejects of a [`SourceBatch`] are entered by [`Ledger::read`] already.
     pub fn rejected(&mut self, reject: Reject) {
         let rejected = &mut self.file(&reject.file).rejected;
@@ -152,6 +163,14 @@ impl Ledger {
         if self.first_rejects.len() < self.rejects_kept {
             self.first_rejects.push(reject);
         }
+    }
+
+    /// A row that was entered as used with `examples` examples is passed over after all.
+    pub fn unused(&mut self, at: &Provenance, examples: u64, reason: &str) {
+        let account = self.file(&at.file);
+        account.used = account.used.saturating_sub(1);
+        account.examples = account.examples.saturating_sub(examples);
+        self.skipped(at, reason);
     }
 
     /// `tokens` tokens of a used row were cut.

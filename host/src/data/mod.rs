@@ -1,4 +1,4 @@
-//! Sources (jsonl, json, csv, parquet, arrow, txt; file, folder, glob) → record batches with
+//! Sources (jsonl, json, csv, parquet, arrow, txt; file, folder, glob, hub) → record batches with
 //! provenance; the canonical example schemas; the ledger in which every row is accounted for.
 //!
 //! Knows nothing of tokenizers, tensors or plugins.
@@ -6,8 +6,10 @@
 pub mod column;
 pub mod error;
 pub mod example;
+pub mod hub;
 pub(crate) mod json_value;
 pub mod ledger;
+pub mod mix;
 pub mod source;
 pub mod split;
 pub mod tokens;

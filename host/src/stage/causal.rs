@@ -6,9 +6,10 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use super::causal_task::CausalTask;
-use super::dataset::{self, Dataset, Pipeline};
+use super::dataset::Pipeline;
 use super::pt;
 use super::setup::{self, Prepared, Summary};
+use super::sources::{self, Dataset};
 use crate::config::{ConfigError, Packing, Pretraining, RunConfig};
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
@@ -51,8 +52,8 @@ pub fn prepare<'a>(
     }
     let tokenizer = Arc::new(tokenizer);
     let pipeline = Pipeline::load(config, &tokenizer)?;
-    let Dataset::<TokenizedExample> { mut train, mut eval, validation } =
-        dataset::load(config, &pipeline)?;
+    let Dataset::<TokenizedExample> { mut train, mut eval, validation, notices: of_data } =
+        sources::load(config, &pipeline)?;
     if let Some(pretraining) = &config.pretraining {
         let cut = |examples| pt::blocks(examples, config.model_max_length, pretraining.packing);
         train.examples = cut(std::mem::take(&mut train.examples));
@@ -67,7 +68,8 @@ pub fn prepare<'a>(
         ))
         .into());
     }
-    let mut notices = model_config.notices.clone();
+    let mut notices = of_data;
+    notices.extend(model_config.notices.iter().cloned());
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(setup::dtype_notice(config));
     if config.pretraining.is_some() && tokenizer.eos().is_none() {

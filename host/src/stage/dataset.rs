@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use rayon::prelude::*;
+use serde_json::json;
 
+use super::preprocessed::{self, FileNumber, Kept, tokenized};
 use crate::config::run::OnBadRow;
-use crate::config::{ConfigError, RunConfig, SaveStrategy};
+use crate::config::{ConfigError, PreprocessingCache, RunConfig};
 use crate::data::source::{self, ReadOptions, SourceFile};
 use crate::data::{
     ColumnKind, ColumnNeed, Conversation, DataError, Example, Ledger, Projection, Provenance,
-    Reject, RejectKind, SourceBatch, SourceReader, Split, tokens,
+    Reject, RejectKind, SourceBatch, SourceReader, tokens,
 };
 use crate::error::Result;
 use crate::plugin::{Kind, OnFault, Plugin, PluginLimits, Reads, RenderOptions, Verdict, World};
@@ -29,6 +32,9 @@ pub struct Pipeline {
     max_prompt_length: usize,
     train_on_inputs: bool,
     on_bad_row: OnBadRow,
+    cache: PreprocessingCache,
+    /// Seed handed to plugins.
+    seed: u64,
 }
 
 /// How a conversation is rendered.
@@ -44,13 +50,26 @@ pub enum Rendering {
 pub type ToRender = (Conversation, Rendering);
 
 /// What a stage trains on: made of one or several encoded sequences of an example.
-pub trait Item: Sized {
+pub trait Item: Sized + Clone {
     /// The conversations of an example that are to be rendered and encoded, or why this stage
     /// can't use the example. Texts and tokens need no rendering.
     fn conversations(example: &Example) -> std::result::Result<Vec<ToRender>, String>;
 
     /// The row it came from.
     fn provenance(&self) -> &Provenance;
+
+    /// Whether items can be kept for later runs.
+    const KEPT: bool = false;
+
+    /// Items as columns, where they can be kept; `file` numbers their files.
+    fn to_columns(_items: &[Self], _file: FileNumber<'_>) -> Option<RecordBatch> {
+        None
+    }
+
+    /// The items of such columns; `None` where they are none.
+    fn from_columns(_batch: &RecordBatch, _files: &[Arc<str>]) -> Option<Vec<Self>> {
+        None
+    }
 
     /// The items of a row, from its examples and their sequences, or the reason why the row is
     /// skipped.
@@ -61,6 +80,16 @@ pub trait Item: Sized {
 }
 
 impl Item for TokenizedExample {
+    const KEPT: bool = true;
+
+    fn to_columns(items: &[Self], file: FileNumber<'_>) -> Option<RecordBatch> {
+        tokenized::to_columns(items, file)
+    }
+
+    fn from_columns(batch: &RecordBatch, files: &[Arc<str>]) -> Option<Vec<Self>> {
+        tokenized::from_columns(batch, files)
+    }
+
     fn provenance(&self) -> &Provenance {
         &self.provenance
     }
@@ -102,16 +131,6 @@ pub struct Part<T = TokenizedExample> {
     pub ledger: Ledger,
     /// The files.
     pub files: Vec<PathBuf>,
-}
-
-/// The data of a run.
-pub struct Dataset<T = TokenizedExample> {
-    /// To train on.
-    pub train: Part<T>,
-    /// To validate on.
-    pub eval: Option<Part<T>>,
-    /// Where the validation rows come from, in words.
-    pub validation: String,
 }
 
 /// What a template plugin is told about the tokenizer.
@@ -220,6 +239,8 @@ impl Pipeline {
             max_prompt_length: config.sampling().map_or(usize::MAX, |s| s.max_prompt_length),
             train_on_inputs: config.train_on_inputs,
             on_bad_row: config.on_bad_row,
+            cache: config.sources.preprocessing_cache,
+            seed: config.training.seed,
         })
     }
 
@@ -264,7 +285,56 @@ impl Pipeline {
     /// Files that can't be read, plugins that fail, and, unless bad rows are skipped, the first
     /// bad row.
     pub fn read<T: Item>(&self, inputs: &[String], limit: Option<usize>) -> Result<Part<T>> {
+        self.read_found(source::discover(inputs)?, limit)
+    }
+
+    /// As [`Self::read`]; rows that an earlier run kept are taken from there, and kept for the next
+    /// one.
+    pub(super) fn read_kept<T: Item>(
+        &self,
+        inputs: &[String],
+        limit: Option<usize>,
+        notices: &mut Vec<String>,
+    ) -> Result<Part<T>> {
         let found = source::discover(inputs)?;
+        let Some(kept) = Kept::of::<T>(self.cache, &found, self, limit)? else {
+            return self.read_found(found, limit);
+        };
+        let path = kept.path().display();
+        if let Some(part) = kept.read(&found) {
+            notices.push(format!("tokenized rows of an earlier run are used: {path}"));
+            return Ok(part);
+        }
+        let part = self.read_found(found, limit)?;
+        // A run goes on without what would only be quicker the next time.
+        notices.push(match kept.write(&part) {
+            Ok(()) => format!("tokenized rows are kept for later runs: {path}"),
+            Err(e) => format!("tokenized rows could not be kept: {e}"),
+        });
+        Ok(part)
+    }
+
+    /// What decides how rows become items.
+    pub(super) fn identity(&self) -> Result<serde_json::Value> {
+        let plugins = self.formatter.iter().chain(&self.template);
+        let plugins = plugins.map(|p| json!([p.sha256(), p.options()])).collect();
+        let t = &self.tokenizer;
+        let rest = json!({
+            "special": [t.bos(), t.eos(), t.pad(), t.unk()],
+            "max_length": self.max_length,
+            "max_prompt_length": self.max_prompt_length,
+            "train_on_inputs": self.train_on_inputs,
+            "on_bad_row": self.on_bad_row,
+            "seed": self.seed,
+        });
+        preprocessed::identity(plugins, t.dir(), rest)
+    }
+
+    fn read_found<T: Item>(
+        &self,
+        found: source::Discovered,
+        limit: Option<usize>,
+    ) -> Result<Part<T>> {
         let files = found.files.iter().map(|f| f.path.clone()).collect();
         let mut part = Part { examples: Vec::new(), ledger: Ledger::default(), files };
         let mut left = limit.unwrap_or(usize::MAX);
@@ -553,65 +623,4 @@ pub fn projection(reads: &Reads) -> Projection {
         .map(|n| ColumnNeed { name: n.name.clone(), kind: kind(n.kind), optional: n.optional })
         .collect();
     Projection::columns(needs)
-}
-
-/// Loads training and validation data as the configuration says.
-///
-/// # Errors
-/// As [`Pipeline::read`].
-pub fn load<T: Item>(config: &RunConfig, pipeline: &Pipeline) -> Result<Dataset<T>> {
-    let evaluates = config.training.eval_strategy != SaveStrategy::No;
-    let percentage = config.validation_split_percentage;
-    if evaluates && !config.validation_file_dir.is_empty() {
-        let train = pipeline.read(&config.train_file_dir, config.max_train_samples)?;
-        let eval = pipeline.read(&config.validation_file_dir, config.max_eval_samples)?;
-        let validation = eval.ledger.lines().join("; ");
-        return Ok(Dataset { train, eval: Some(eval), validation });
-    }
-    if !evaluates || percentage == 0.0 {
-        let train = pipeline.read(&config.train_file_dir, config.max_train_samples)?;
-        return Ok(Dataset { train, eval: None, validation: "none".into() });
-    }
-    // As many rows as leave the number asked for after the split.
-    let limit = config.max_train_samples.map(|n| {
-        (n..).find(|&rows| held_out(rows, percentage).is_some_and(|h| rows - h >= n)).unwrap_or(n)
-    });
-    let mut train = pipeline.read::<T>(&config.train_file_dir, limit)?;
-    // Whole rows are held out: what came from one row must not be on both sides.
-    let row_of = row_numbers(&train.examples);
-    let rows = row_of.last().map_or(0, |last| last + 1);
-    let split = Split::new(rows, percentage, config.training.seed)?;
-    let mut held = vec![false; rows];
-    split.validation.iter().for_each(|&i| held[i as usize] = true);
-    let (mut eval, mut kept) = (Vec::new(), Vec::new());
-    for (example, row) in std::mem::take(&mut train.examples).into_iter().zip(row_of) {
-        if held[row] { &mut eval } else { &mut kept }.push(example);
-    }
-    train.examples = kept;
-    let drawn = eval.len();
-    eval.truncate(config.max_eval_samples.unwrap_or(usize::MAX));
-    let validation = match (drawn, eval.len()) {
-        (0, _) => "none (too few rows to hold any out)".to_string(),
-        (drawn, used) if used < drawn => {
-            format!("{used} of {drawn} sequences held out of the training rows ({percentage} %)")
-        }
-        (drawn, _) => format!("{drawn} sequences held out of the training rows ({percentage} %)"),
-    };
-    let eval = Part { examples: eval, ledger: Ledger::default(), files: Vec::new() };
-    Ok(Dataset { train, eval: Some(eval).filter(|e| !e.examples.is_empty()), validation })
-}
-
-/// For each item the number of its row among the rows that gave items.
-fn row_numbers<T: Item>(items: &[T]) -> Vec<usize> {
-    let mut row = 0;
-    let mut numbers = Vec::with_capacity(items.len());
-    for (i, item) in items.iter().enumerate() {
-        row += usize::from(i > 0 && item.provenance() != items[i - 1].provenance());
-        numbers.push(row);
-    }
-    numbers
-}
-
-fn held_out(rows: usize, percentage: f64) -> Option<usize> {
-    Split::new(rows, percentage, 0).ok().map(|s| s.validation.len())
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
-use super::dataset::{self, Dataset, Item, Part, Pipeline};
+use super::dataset::{Item, Part, Pipeline};
 use super::estimate;
 use super::persist::{AdapterFiles, ModelFiles};
+use super::sources::{self, Dataset};
 use crate::adapter::peft::{Initialization, LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{AdapterSettings, ConfigError, RunConfig};
@@ -200,14 +201,16 @@ pub(super) fn inputs<T: Item>(
     let mut model_config = read(&config.model_name_or_path)?;
     let tokenizer = Arc::new(load_tokenizer(config, &mut model_config)?);
     let pipeline = Pipeline::load(config, &tokenizer)?;
-    let Dataset::<T> { train, eval, validation } = dataset::load(config, &pipeline)?;
+    let Dataset::<T> { train, eval, validation, notices: mut of_data } =
+        sources::load(config, &pipeline)?;
     if train.examples.is_empty() {
         let reasons = train.ledger.lines().join("; ");
         let fault = format!("no row gave {wanted} ({reasons})");
         return Err(RunError::NothingToTrain(fault).into());
     }
     let manifest = manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
-    let mut notices = model_config.notices.clone();
+    of_data.extend(model_config.notices.iter().cloned());
+    let mut notices = of_data;
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(dtype_notice(config));
     Ok(Inputs {
@@ -508,7 +511,9 @@ pub(super) fn identity(config: &RunConfig, manifest: &Manifest) -> BTreeMap<Stri
         ("load_in_4bit", json!(config.precision.load_in_4bit)),
         ("router_aux_loss_coef", json!(config.router_aux_loss_coef)),
     ];
-    entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+    // Runs without a mix know nothing of one.
+    let mix = config.sources.mixing.as_ref().map(|mixing| ("mix", json!(mixing)));
+    entries.into_iter().chain(mix).map(|(k, v)| (k.to_string(), v)).collect()
 }
 
 pub(super) fn manifest<T>(

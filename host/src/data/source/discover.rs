@@ -106,6 +106,27 @@ pub fn discover_file(path: &Path) -> Result<SourceFile, DataError> {
     found.files.pop().ok_or_else(|| not_found(path, &input))
 }
 
+/// The files that one input names, whatever is in them: a file itself, the data files of a folder
+/// or pattern by their names.
+///
+/// # Errors
+/// An input that does not exist.
+pub fn listed(input: &str) -> Result<Vec<PathBuf>, DataError> {
+    let path = Path::new(input);
+    let mut paths = Vec::new();
+    if path.is_dir() {
+        walk(path, 0, &mut BTreeSet::new(), &mut paths, &mut Vec::new())?;
+    } else if path.exists() {
+        return Ok(vec![path.to_path_buf()]);
+    } else if input.contains(['*', '?', '[']) {
+        paths.extend(matching(input)?);
+    } else {
+        return Err(not_found(path, input));
+    }
+    paths.retain(|path| no_data(&file_name(path)).is_none());
+    Ok(paths)
+}
+
 fn not_found(path: &Path, input: &str) -> DataError {
     let wanted = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -251,16 +272,7 @@ fn pattern(
     found: &mut Discovered,
     seen: &mut BTreeSet<PathBuf>,
 ) -> Result<(), DataError> {
-    let parts: Vec<&str> = input.split('/').collect();
-    let fixed = parts.iter().take_while(|p| !p.contains(['*', '?', '['])).count();
-    let root = match parts.get(..fixed).unwrap_or_default().join("/") {
-        root if root.is_empty() && input.starts_with('/') => PathBuf::from("/"),
-        root => PathBuf::from(root),
-    };
-    let rest: Vec<&str> =
-        parts.get(fixed..).unwrap_or_default().iter().copied().filter(|p| !p.is_empty()).collect();
-    let mut paths = BTreeSet::new();
-    expand(&root, &rest, 0, &mut paths)?;
+    let paths = matching(input)?;
     let before = found.files.len() + found.ignored.len();
     for path in &paths {
         add(path, false, found, seen)?;
@@ -280,6 +292,21 @@ fn pattern(
         });
     }
     Ok(())
+}
+
+/// The files whose paths match a pattern.
+fn matching(input: &str) -> Result<BTreeSet<PathBuf>, DataError> {
+    let parts: Vec<&str> = input.split('/').collect();
+    let fixed = parts.iter().take_while(|p| !p.contains(['*', '?', '['])).count();
+    let root = match parts.get(..fixed).unwrap_or_default().join("/") {
+        root if root.is_empty() && input.starts_with('/') => PathBuf::from("/"),
+        root => PathBuf::from(root),
+    };
+    let rest: Vec<&str> =
+        parts.get(fixed..).unwrap_or_default().iter().copied().filter(|p| !p.is_empty()).collect();
+    let mut paths = BTreeSet::new();
+    expand(&root, &rest, 0, &mut paths)?;
+    Ok(paths)
 }
 
 /// Files below `dir` whose path matches `parts`. Hidden entries match only a part that begins

@@ -86,6 +86,11 @@ pub fn by_name(path: &Path) -> Option<(Format, Compression)> {
     (format.is_text() || compression == Compression::None).then_some((format, compression))
 }
 
+/// Whether a name tells a format.
+pub fn is_data_name(path: &Path) -> bool {
+    by_name(path).is_some()
+}
+
 /// What the first bytes of a file show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {

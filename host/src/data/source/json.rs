@@ -2,6 +2,7 @@
 //! other. A row's fields are cut out of its text; values nobody asked for are passed over, and
 //! values wanted as JSON keep their own text.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::io::BufRead;
 
@@ -194,8 +195,8 @@ fn read_row(
     let fields = fields(text)?;
     if found.len() < FOUND_MAX {
         for (name, _) in &fields {
-            if !found.contains(name) {
-                found.insert(name.clone());
+            if !found.contains(name.as_ref()) {
+                found.insert(name.to_string());
             }
         }
     }
@@ -205,7 +206,7 @@ fn read_row(
             let mut row = Vec::with_capacity(fields.len());
             for (name, value) in &fields {
                 check(name, value.get())?;
-                row.push((name.as_str(), Free::Json(value.get())));
+                row.push((name.as_ref(), Free::Json(value.get())));
             }
             gather.push_free(number, &row, bytes.len());
         }
@@ -242,8 +243,11 @@ pub(super) fn text_of(bytes: &[u8]) -> Result<&str, Fault> {
     })
 }
 
+/// A field's name and the text of its value.
+pub(super) type Field<'a> = (Cow<'a, str>, &'a RawValue);
+
 /// The fields of an object, each with the text of its value.
-pub(super) fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, Fault> {
+pub(super) fn fields(text: &str) -> Result<Vec<Field<'_>>, Fault> {
     if deeper_than(text, JSON_DEPTH_MAX) {
         let reason = format!("is nested deeper than {JSON_DEPTH_MAX}; flatten it");
         return Err(Fault::new(RejectKind::TooDeep, reason));
@@ -254,8 +258,8 @@ pub(super) fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, Fault> {
         Ok(fields) => fields,
         Err(e) => return Err(Fault::new(RejectKind::Json, why_not_an_object(text, &e))),
     };
-    let mut seen = HashSet::with_capacity(fields.len());
-    if let Some((name, _)) = fields.iter().find(|(name, _)| !seen.insert(name.as_str())) {
+    let mut keys = Keys::default();
+    if let Some((name, _)) = fields.iter().find(|(n, _)| keys.seen(Cow::Borrowed(n)).is_some()) {
         let reason = format!("has the key `{}` twice; keep one of them", shown(name));
         return Err(Fault::new(RejectKind::DuplicateKey, reason));
     }
@@ -326,12 +330,12 @@ fn deeper_than(text: &str, limit: usize) -> bool {
     false
 }
 
-fn cell(need: &ColumnNeed, fields: &[(String, &RawValue)]) -> Result<Cell, Fault> {
+fn cell(need: &ColumnNeed, fields: &[Field<'_>]) -> Result<Cell, Fault> {
     let Some((_, value)) = fields.iter().find(|(name, _)| *name == need.name) else {
         if need.optional {
             return Ok(Cell::Null);
         }
-        let found = fields.iter().map(|(name, _)| name.as_str());
+        let found = fields.iter().map(|(name, _)| name.as_ref());
         let reason = format!(
             "has no field `{}`; found fields: {}{}",
             shown(&need.name),
@@ -401,7 +405,7 @@ fn check(name: &str, text: &str) -> Result<(), Fault> {
 struct Fields;
 
 impl<'de> DeserializeSeed<'de> for Fields {
-    type Value = Vec<(String, &'de RawValue)>;
+    type Value = Vec<Field<'de>>;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         from.deserialize_map(self)
@@ -409,7 +413,7 @@ impl<'de> DeserializeSeed<'de> for Fields {
 }
 
 impl<'de> Visitor<'de> for Fields {
-    type Value = Vec<(String, &'de RawValue)>;
+    type Value = Vec<Field<'de>>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object")
@@ -417,7 +421,7 @@ impl<'de> Visitor<'de> for Fields {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(name) = map.next_key_seed(Key)? {
             fields.push((name, map.next_value::<&RawValue>()?));
         }
         Ok(fields)
@@ -472,14 +476,65 @@ impl<'de> Visitor<'de> for Check<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut keys = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if self.0.is_none() && keys.contains(&key) {
-                *self.0 = Some(key.clone());
+        let mut keys = Keys::default();
+        while let Some(key) = map.next_key_seed(Key)? {
+            if let Some(key) = keys.seen(key)
+                && self.0.is_none()
+            {
+                *self.0 = Some(key.into_owned());
             }
-            keys.insert(key);
             map.next_value_seed(Check(&mut *self.0)).map_err(A::Error::custom)?;
         }
         Ok(())
+    }
+}
+
+/// A key, borrowed from the text unless it has escapes.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_string()))
+    }
+}
+
+/// The keys of an object so far. Most objects have few: those are compared one by one.
+#[derive(Default)]
+struct Keys<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: HashSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    /// Adds a key; answers it if it was there.
+    fn seen(&mut self, key: Cow<'de, str>) -> Option<Cow<'de, str>> {
+        const FEW: usize = 12;
+        if self.few.contains(&key) || self.many.contains(&key) {
+            return Some(key);
+        }
+        if self.few.len() < FEW {
+            self.few.push(key);
+        } else {
+            self.many.insert(key);
+        }
+        None
     }
 }

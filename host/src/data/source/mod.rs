@@ -20,14 +20,14 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
 pub use blocks::{Block, Blocks, Unit, units};
-pub use discover::{Discovered, Ignored, discover, discover_file, discover_folder};
-pub use format::{Compression, EXTENSIONS, Format};
+pub use discover::{Discovered, Ignored, discover, discover_file, discover_folder, listed};
+pub use format::{Compression, EXTENSIONS, Format, is_data_name};
 
-use super::column::Projection;
+use super::column::{Projection, ROW_COLUMN};
 use super::error::{DataError, Reject};
 use super::example::Provenance;
 use crate::limits::PLUGIN_BATCH_ROWS;
@@ -83,6 +83,12 @@ pub struct SourceBatch {
 }
 
 impl SourceBatch {
+    /// The JSON texts of its rows, of a batch that was read with whole rows.
+    pub fn whole_rows(&self) -> impl Iterator<Item = &str> {
+        let column = self.batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_string_opt::<i32>());
+        column.into_iter().flat_map(|c| c.iter().map(|text| text.unwrap_or("{}")))
+    }
+
     /// Where row `index` of the batch came from.
     pub fn provenance(&self, index: usize) -> Provenance {
         Provenance {

@@ -7,7 +7,7 @@ mod text_formats;
 
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::Array;
 
 use super::*;
 use crate::data::column::{ColumnKind, ColumnNeed, JSON_METADATA_KEY};

@@ -118,6 +118,23 @@ impl Type {
         }
     }
 
+    /// In a few words, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Type::Null => "null".into(),
+            Type::Bool => "boolean".into(),
+            Type::Int => "integer".into(),
+            Type::Float => "number".into(),
+            Type::Text => "string".into(),
+            Type::Json => "mixed".into(),
+            Type::List(of) => format!("list of {}", of.describe()),
+            Type::Object(fields) => {
+                let each = fields.iter().map(|(name, of)| format!("{name}: {}", of.describe()));
+                format!("{{{}}}", each.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
     fn data_type(&self) -> DataType {
         match self {
             Type::Null => DataType::Null,

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::shape::Shape;
 use super::sink::OutputFormat;
+use super::take::Take;
 use super::worker::Way;
 use crate::config::ConfigError;
 use crate::data::error::shown;
@@ -55,6 +56,8 @@ pub struct Job {
     pub threads: usize,
     /// Replace what an earlier conversion left.
     pub overwrite: bool,
+    /// Which rows are taken.
+    pub take: Take,
 }
 
 impl Job {
@@ -134,6 +137,7 @@ impl Job {
             "rejects": self.rejects,
             "whole_file_text": self.whole_file_text,
             "machine": self.machine,
+            "take": self.take.identity(),
         });
         fs::sha256_hex(all.to_string().as_bytes())
     }

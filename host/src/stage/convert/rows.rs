@@ -1,7 +1,7 @@
 //! Converted rows on their way to a file: columns, or lines of JSON.
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::error::ArrowError;
 
 /// Some rows.
@@ -59,6 +59,38 @@ impl Rows {
     }
 }
 
+impl Rows {
+    /// The rows at these places of all parts, in this order.
+    ///
+    /// # Errors
+    /// Columns of different schemas, which a conversion never makes.
+    pub fn arranged(parts: Vec<Rows>, places: &[usize]) -> Result<Rows, ArrowError> {
+        if let Some(Rows::Lines { .. }) = parts.first() {
+            let lines: Vec<&[u8]> = parts
+                .iter()
+                .flat_map(|part| match part {
+                    Rows::Lines { text, ends } => {
+                        let starts = std::iter::once(&0).chain(ends);
+                        starts.zip(ends).map(|(&from, &to)| &text[from..to]).collect::<Vec<_>>()
+                    }
+                    Rows::Columns(_) => Vec::new(),
+                })
+                .collect();
+            let (mut text, mut ends) = (Vec::new(), Vec::with_capacity(places.len()));
+            for &place in places {
+                text.extend_from_slice(lines[place]);
+                ends.push(text.len());
+            }
+            return Ok(Rows::Lines { text, ends });
+        }
+        let Some(all) = joined_columns(parts)? else {
+            return Ok(Rows::Lines { text: Vec::new(), ends: Vec::new() });
+        };
+        let places: UInt64Array = places.iter().map(|&p| p as u64).collect();
+        take_record_batch(&all, &places).map(Rows::Columns)
+    }
+}
+
 /// Columns in order, joined.
 ///
 /// # Errors
@@ -97,6 +129,12 @@ mod tests {
             (text.as_slice(), ends.as_slice()),
             (b"bb\nccc\n".as_slice(), [3, 7].as_slice())
         );
+        let Ok(Rows::Lines { text, ends }) =
+            Rows::arranged(vec![head.clone(), tail.clone()], &[2, 0, 2])
+        else {
+            panic!()
+        };
+        assert_eq!((text.as_slice(), ends), (b"ccc\na\nccc\n".as_slice(), vec![4, 6, 10]));
         assert_eq!(texts(vec![head, tail]), [b"a\n".to_vec(), b"bb\nccc\n".to_vec()]);
     }
 }

@@ -9,14 +9,17 @@ use serde_json::json;
 
 use super::cut::{Cutter, Group, Limits, Position};
 use super::infer::Table;
+use super::mixture::{Drawn, Mixer};
 use super::plan::{Job, Plan, plan};
 use super::pool::{Job as Work, Pool};
 use super::rows::Rows;
+use super::scan::scan;
 use super::sink::{Encoded, Encoder, OutputFormat, Sink, Written};
 use super::state::{State, manifest_path, state_path};
-use super::worker::{self, Done, Way};
+use super::take::Take;
+use super::worker::{self, Done, Portion, Way};
 use crate::config::ConfigError;
-use crate::data::source::{self, Block, Blocks, ReadOptions, Unit};
+use crate::data::source::{self, Blocks, ReadOptions, Unit};
 use crate::data::{DataError, Ledger, Reject};
 use crate::error::{Error, Result};
 use crate::fs::io_error;
@@ -115,7 +118,8 @@ pub fn run(
 ) -> Result<Report> {
     let started = Instant::now();
     let format = OutputFormat::by_name(&job.output)?;
-    let found = source::discover(&job.inputs)?;
+    let mut found = source::discover(&job.inputs)?;
+    found.files = job.take.files(&found.files);
     let output = job.own_output();
     refuse_own_files(&job, &found.files)?;
     claim(&job, &output)?;
@@ -223,6 +227,26 @@ fn claim(job: &Job, output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the very conversion that a job asks for is finished already.
+///
+/// # Errors
+/// Files that can't be found.
+pub fn is_done(job: &Job) -> Result<bool> {
+    let manifest = manifest_path(&job.own_output());
+    let Ok(bytes) = std::fs::read(&manifest) else { return Ok(false) };
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let found = source::discover(&job.inputs)?;
+    let files = job.take.files(&found.files);
+    let (index, count) = job.machine;
+    let units = source::units(files.clone(), index, count)?;
+    let there = |o: &serde_json::Value| {
+        let size = o["file"].as_str().and_then(|f| std::fs::metadata(f).ok()).map(|m| m.len());
+        size.is_some() && size == o["bytes"].as_u64()
+    };
+    let whole = manifest["outputs"].as_array().is_some_and(|o| o.iter().all(there));
+    Ok(whole && manifest["identity"] == job.identity(&files, &units))
+}
+
 /// The columns of all rows.
 fn infer(
     job: &Job,
@@ -235,40 +259,26 @@ fn infer(
 ) -> Result<Table> {
     let mut table = Table::default();
     told.inferring = true;
-    std::thread::scope(|scope| -> Result<()> {
-        let mut pool: Pool<Block, (), Result<Table>, ()> =
-            Pool::start(scope, job.threads, |work| match work {
-                Work::First(block) => Work::First(worker::table(block, options)),
-                Work::Second(()) => Work::Second(()),
-            });
-        let mut blocks = Blocks::new(units, options.clone());
-        let window = 3 * job.threads as u64;
-        let mut ended = false;
-        loop {
+    let blocks = Blocks::new(units, options.clone());
+    scan(
+        blocks,
+        job.threads,
+        |block| {
+            let bytes = block.bytes();
+            worker::table(block, options).map(|table| (table, bytes))
+        },
+        |(found, bytes)| {
             if interrupted() {
                 let again = "only types were looked for yet; the same command starts again";
                 return Err(Error::Interrupted(again.into()));
             }
-            while !ended && pool.first_on_the_way() < window {
-                match blocks.next() {
-                    Some(block) => {
-                        let block = block?;
-                        told.bytes += block.bytes();
-                        pool.submit(Work::First(block));
-                    }
-                    None => ended = true,
-                }
-            }
-            if pool.first_on_the_way() == 0 || !pool.wait() {
-                return Ok(());
-            }
-            while let Some(found) = pool.take_first() {
-                table.merge(found?);
-            }
+            table.merge(found);
+            told.bytes += bytes;
             told.seconds = started.elapsed().as_secs_f64();
             progress(told);
-        }
-    })?;
+            Ok(())
+        },
+    )?;
     told.inferring = false;
     Ok(table.settled())
 }
@@ -290,7 +300,21 @@ struct Conversion<'a> {
     groups: std::collections::VecDeque<(u64, Option<State>)>,
 }
 
-type Workers = Pool<Block, Vec<Rows>, Result<Done>, Result<Encoded>>;
+type Workers = Pool<Portion, Vec<Rows>, Result<Done>, Result<Encoded>>;
+type Portions = Box<dyn Iterator<Item = std::result::Result<Portion, DataError>>>;
+
+/// What the workers get, in order.
+fn portions(take: &Take, units: Vec<Unit>, options: &ReadOptions) -> Portions {
+    match take {
+        Take::Mixed(mixture) => Box::new(Mixer::new(mixture, options).map(|drawn| {
+            Ok(match drawn? {
+                Drawn::Rows(mixed) => Portion::Mixed(mixed),
+                Drawn::Rest(batch) => Portion::Rest(batch),
+            })
+        })),
+        _ => Box::new(Blocks::new(units, options.clone()).map(|b| b.map(Portion::Block))),
+    }
+}
 
 impl<'a> Conversion<'a> {
     fn new(job: &'a Job, encoder: &'a Encoder, output: &'a Path, state: State) -> Result<Self> {
@@ -329,12 +353,15 @@ impl<'a> Conversion<'a> {
         started: Instant,
     ) -> Result<bool> {
         let (encoder, threads) = (self.encoder, self.job.threads.max(1) as u64);
+        let take = &self.job.take;
         std::thread::scope(|scope| {
             let mut pool: Workers = Pool::start(scope, self.job.threads, |work| match work {
-                Work::First(block) => Work::First(worker::convert(&plan.way, block, &plan.options)),
+                Work::First(portion) => {
+                    Work::First(worker::convert(&plan.way, portion, &plan.options, take))
+                }
                 Work::Second(parts) => Work::Second(encoder.encode(parts)),
             });
-            let mut blocks = Blocks::new(units, plan.options.clone());
+            let mut blocks = portions(take, units, &plan.options);
             for _ in 0..self.block {
                 if blocks.next().transpose()?.is_none() {
                     break;
@@ -515,6 +542,7 @@ impl<'a> Conversion<'a> {
             "identity": self.state.identity,
             "machine": {"index": job.machine.0, "count": job.machine.1},
             "plugin": plugin,
+            "take": job.take.describe(),
             "inputs": inputs.collect::<Vec<_>>(),
             "outputs": self.state.shards,
             "totals": self.ledger.totals(),

@@ -8,8 +8,10 @@ use serde_json::{Map, Value};
 
 use super::infer::Table;
 use super::json_lines::JsonLines;
+use super::mixture::Mixed;
 use super::rows::Rows;
 use super::shape::{Columns, Shape};
+use super::take::Take;
 use crate::data::error::shown;
 use crate::data::source::{Block, ReadOptions};
 use crate::data::{
@@ -17,6 +19,9 @@ use crate::data::{
 };
 use crate::error::Result;
 use crate::plugin::{Plugin, Verdict};
+
+/// Why rows of a mix are left out.
+const NOT_DRAWN: &str = "not drawn: the mix ended before";
 
 /// How rows become output.
 pub enum Way {
@@ -35,6 +40,26 @@ pub enum Way {
     Typed(Table),
     /// Their own columns, brought into this order.
     Columns(SchemaRef),
+}
+
+/// What a worker gets.
+pub enum Portion {
+    /// A part of a file.
+    Block(Block),
+    /// Rows of several files, in an order of their own.
+    Mixed(Mixed),
+    /// Rows that a mix ended without.
+    Rest(SourceBatch),
+}
+
+impl Portion {
+    /// Bytes of text in it; 0 where they are not known.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Portion::Block(block) => block.bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// What became of a block.
@@ -69,15 +94,29 @@ impl Account {
     }
 }
 
-/// Works on one block.
+/// Works on one portion.
 ///
 /// # Errors
 /// A file that can't be read on, a plugin that breaks its contract.
-pub fn convert(way: &Way, block: Block, options: &ReadOptions) -> Result<Done> {
-    let bytes = block.bytes();
-    let batches = block.read(options)?;
+pub fn convert(way: &Way, portion: Portion, options: &ReadOptions, take: &Take) -> Result<Done> {
+    let bytes = portion.bytes();
     let mut account = Account::default();
-    let rows = match way {
+    let (mut batches, order) = match portion {
+        Portion::Block(block) => (block.read(options)?, None),
+        Portion::Mixed(mixed) => (mixed.batches, Some(mixed.order)),
+        Portion::Rest(mut batch) => {
+            let rows = std::mem::take(&mut batch.rows);
+            account.read(&batch);
+            account.ledger.left_out(&batch.file, &rows, NOT_DRAWN);
+            let (ledger, rejects) = (account.ledger, account.rejects);
+            return Ok(Done { rows: Vec::new(), ledger, rejects, bytes });
+        }
+    };
+    if let Take::Selected(selection) = take {
+        let chosen = batches.into_iter().map(|b| selection.apply(b, &mut account.ledger));
+        batches = chosen.collect::<std::result::Result<_, _>>()?;
+    }
+    let mut rows = match way {
         Way::Examples { plugin, shape, columnar } => {
             let room = bytes as usize + bytes as usize / 8;
             vec![examples(plugin, *shape, *columnar, room, &batches, &mut account)?]
@@ -94,6 +133,20 @@ pub fn convert(way: &Way, block: Block, options: &ReadOptions) -> Result<Done> {
             rows
         }
     };
+    if let (Some(order), Some(first)) = (order, batches.first()) {
+        // Without a formatter, which a mix has not, every row became one.
+        let starts: Vec<usize> = batches
+            .iter()
+            .scan(0, |sum, batch| {
+                let start = *sum;
+                *sum += batch.rows.len();
+                Some(start)
+            })
+            .collect();
+        let places: Vec<usize> =
+            order.iter().map(|(batch, row)| starts[*batch as usize] + *row as usize).collect();
+        rows = vec![Rows::arranged(rows, &places).map_err(|e| broken(first, &e))?];
+    }
     Ok(Done { rows, ledger: account.ledger, rejects: account.rejects, bytes })
 }
 
@@ -187,13 +240,6 @@ fn excerpt(batch: &SourceBatch, row: usize) -> String {
     found.map(shown).unwrap_or_default()
 }
 
-/// The rows' own texts.
-fn texts(batch: &SourceBatch) -> impl Iterator<Item = (usize, &str)> {
-    let column = batch.batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_string_opt::<i32>());
-    let texts = column.into_iter().flat_map(|c| c.iter().map(|t| t.unwrap_or("{}")));
-    texts.enumerate()
-}
-
 fn lines(batches: &[SourceBatch], account: &mut Account) -> Rows {
     let (mut text, mut ends) = (Vec::new(), Vec::new());
     let own = |batch: &SourceBatch| {
@@ -202,7 +248,7 @@ fn lines(batches: &[SourceBatch], account: &mut Account) -> Rows {
     text.reserve(batches.iter().map(own).sum());
     for batch in batches {
         account.read(batch);
-        for (_, row) in texts(batch) {
+        for row in batch.whole_rows() {
             let start = text.len();
             text.extend_from_slice(row.as_bytes());
             // Outside of strings, where alone they can be, line feeds are blanks.
@@ -222,7 +268,7 @@ fn lines(batches: &[SourceBatch], account: &mut Account) -> Rows {
 }
 
 fn parsed(batch: &SourceBatch) -> Result<Vec<Map<String, Value>>> {
-    let each = texts(batch).map(|(_, text)| serde_json::from_str(text));
+    let each = batch.whole_rows().map(serde_json::from_str);
     let rows: std::result::Result<_, _> = each.collect();
     Ok(rows.map_err(|e| broken(batch, &e))?)
 }
@@ -246,7 +292,7 @@ fn typed(table: &Table, batches: &[SourceBatch], account: &mut Account) -> Resul
         rows.extend(parsed(batch)?);
         used(account, batch);
     }
-    let own: Vec<&str> = batches.iter().flat_map(texts).map(|(_, text)| text).collect();
+    let own: Vec<&str> = batches.iter().flat_map(SourceBatch::whole_rows).collect();
     match (table.batch(&rows, &own), batches.first()) {
         (Ok(batch), _) => Ok(Rows::Columns(batch)),
         (Err(e), Some(batch)) => Err(broken(batch, &e).into()),
