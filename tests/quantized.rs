@@ -405,6 +405,15 @@ fn blocks_are_trained_on_as_the_same_values_in_f32() {
         assert!(text.contains(&format!("{name}, the rest float32")), "{text}");
         assert!(falls(&got), "{got:?}");
         close(&got, &want, 1e-4);
+        // The file itself is a base, too.
+        let (direct, _, own) = twenty_updates(&file, dir.path().join(format!("{name}-f")), &[]);
+        assert_eq!(direct, got);
+        let adapter = arg(&own);
+        assert_eq!(
+            answer(&file, &["--adapter", &adapter]),
+            answer(&blocks, &["--adapter", &adapter])
+        );
+        merge(&file, &own, &dir.path().join(format!("{name}-fm")));
         // Merging widens.
         let merged = dir.path().join(format!("{name}-merged"));
         merge(&blocks, &out, &merged);

@@ -6,12 +6,14 @@ use candle_core::DType;
 
 use super::flags::{self, Parsed};
 use super::{screen, settings};
-use crate::adapter::merge::{TOKENIZER_FILES, copy_if_there};
+use crate::adapter::merge::copy_if_there;
 use crate::config::ConfigError;
 use crate::config::table::{Kind, Setting, row};
 use crate::error::Result;
+use crate::model::ModelError;
 use crate::model::quantize::quantize;
 use crate::ops::quant::Scheme;
+use crate::text::{TextError, TextTokenizer};
 
 const FILES: &str = "Files";
 
@@ -57,9 +59,12 @@ pub fn run(args: &[String]) -> Result<()> {
         return Err(ConfigError::Faults(values.faults).into());
     }
     let base = Path::new(&model);
+    let tokenizer = TextTokenizer::load(base, [None; 3])?;
     let report = quantize(base, Path::new(&out), scheme, dtype, |dir| {
-        copy_if_there(base, dir, &["generation_config.json"])?;
-        copy_if_there(base, dir, &TOKENIZER_FILES)
+        let reason =
+            |e: TextError| ModelError::Weights { path: base.into(), reason: e.to_string() };
+        tokenizer.save(dir).map_err(reason)?;
+        copy_if_there(base, dir, &["generation_config.json"])
     })?;
     screen::line(&format!(
         "{} matrices in {} bits; {} bytes of weights in {out}",

@@ -17,6 +17,7 @@ use crate::adapter::{self, peft};
 use crate::config::{AdapterSettings, ConfigError, RunConfig};
 use crate::error::Result;
 use crate::fs::io_error;
+use crate::model::gguf;
 use crate::model::memory::{self as model_memory, Workload, num_parameters};
 use crate::model::reader::WeightFiles;
 use crate::model::save::write_json;
@@ -568,6 +569,9 @@ fn base_files(config: &RunConfig) -> Vec<PathBuf> {
 
 /// Configuration and weights of a model folder, sorted.
 pub(super) fn model_files(dir: &std::path::Path) -> Vec<PathBuf> {
+    if gguf::is_file(dir) {
+        return vec![dir.into()];
+    }
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()

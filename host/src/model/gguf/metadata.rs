@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use crate::model::ModelError;
+pub(super) use crate::text::conversion::gguf::number;
 
 /// The metadata of a file, with errors that name it.
 pub(super) struct Metadata<'a> {
@@ -36,28 +37,7 @@ impl Metadata<'_> {
         })
     }
 
-    pub fn text(&self, key: &str) -> Option<&str> {
-        self.get(key)?.to_string().ok().map(String::as_str)
-    }
-
     pub fn id(&self, key: &str) -> Option<u64> {
         self.get(key).and_then(number).map(|n| n as u64)
     }
-}
-
-/// The number of a value of any numeric type.
-pub(super) fn number(value: &Value) -> Option<f64> {
-    Some(match value {
-        Value::U8(n) => f64::from(*n),
-        Value::I8(n) => f64::from(*n),
-        Value::U16(n) => f64::from(*n),
-        Value::I16(n) => f64::from(*n),
-        Value::U32(n) => f64::from(*n),
-        Value::I32(n) => f64::from(*n),
-        Value::U64(n) => *n as f64,
-        Value::I64(n) => *n as f64,
-        Value::F32(n) => f64::from(*n),
-        Value::F64(n) => *n,
-        _ => return None,
-    })
 }

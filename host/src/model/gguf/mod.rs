@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{DType, Device, Tensor};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::projection::Projection;
 use super::save::{Entry, SHARD_BYTES, config_for, write_json, write_weights};
@@ -18,20 +18,17 @@ use super::slots::{NormPlace, Slot};
 use super::{HfConfig, ModelError};
 use crate::fs::{AtomicDir, io_error};
 use crate::ops::quant::{Blocks, Quantized};
+use crate::text::conversion;
 
 mod configuration;
 mod metadata;
-mod tokenizer;
 
 use metadata::Metadata;
 
+pub use crate::text::conversion::gguf::is_file;
+
 /// Name of a GGUF file that stands in a model folder for its weights.
 pub const IN_FOLDER: &str = "model.gguf";
-
-/// Whether `path` is a GGUF file by its name.
-pub fn is_file(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file()
-}
 
 /// The tensor's name in a GGUF file.
 pub(crate) fn gguf_name(slot: Slot) -> String {
@@ -247,9 +244,22 @@ impl GgufFile {
             "pad_token_id": config.pad_token_id,
         });
         write_json(&dir.join("generation_config.json"), &generation, 2)?;
-        let metadata =
-            Metadata { path: &self.path, content: &self.content, architecture: &self.architecture };
-        tokenizer::write(&metadata, dir)
+        self.write_tokenizer(dir)
+    }
+
+    fn write_tokenizer(&self, dir: &Path) -> Result<(), ModelError> {
+        let made = conversion::gguf::of_content(&self.path, &self.content)
+            .map_err(|e| self.fault(e.to_string()))?;
+        write_json(&dir.join("tokenizer.json"), &made.json, 1)?;
+        let roles = ["bos_token", "eos_token", "pad_token", "unk_token"];
+        let special = made.config.iter().filter(|(key, _)| roles.contains(&key.as_str()));
+        let special: Map<String, serde_json::Value> =
+            special.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if let Some(template) = made.config.get("chat_template").and_then(|t| t.as_str()) {
+            crate::fs::write_atomic(&dir.join("chat_template.jinja"), template.as_bytes())?;
+        }
+        write_json(&dir.join("tokenizer_config.json"), &json!(made.config), 2)?;
+        write_json(&dir.join("special_tokens_map.json"), &json!(special), 2)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Tokenizers in other formats, turned into the contents of a `tokenizer.json`: SentencePiece models,
-//! tiktoken's rank files, and `vocab.json` with `merges.txt`. Encoding stays the tokenizers crate's.
+//! tiktoken's rank files, `vocab.json` with `merges.txt`, and the metadata of GGUF files. Encoding stays the tokenizers crate's.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::{fs, limits};
 
 mod byte_level;
 mod chatglm;
+pub mod gguf;
 mod protobuf;
 pub mod sentencepiece;
 mod special;
@@ -65,11 +66,14 @@ impl Added {
 const SENTENCEPIECE: [&str; 5] =
     ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", chatglm::FILE];
 
-/// The tokenizer of a folder without `tokenizer.json`; `None` when it has none in a known format.
+/// The tokenizer of a GGUF file, or of a folder without `tokenizer.json`; `None` when it has none in a known format.
 ///
 /// # Errors
 /// [`TextError::Tokenizer`] for a file that can't be used.
 pub fn convert(dir: &Path, config: &Map<String, Value>) -> Result<Option<Converted>, TextError> {
+    if gguf::is_file(dir) {
+        return gguf::convert(dir).map(Some);
+    }
     let read = |path: &Path| fs::read_limited(path, limits::TOKENIZER_BYTES_MAX);
     let special = SpecialTokens::read(dir, config)?;
     let found = SENTENCEPIECE.iter().map(|name| dir.join(name)).find(|p| p.is_file());

@@ -1,12 +1,61 @@
-//! `tokenizer.ggml.*` → `tokenizer.json` and the files beside it.
+//! The tokenizer in a GGUF file's metadata, `tokenizer.ggml.*`, as llama.cpp's converter writes it.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 
+use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::{Map, json};
 
-use super::metadata::{Metadata, number};
-use crate::model::ModelError;
-use crate::model::save::write_json;
+use super::Converted;
+use crate::fs::io_error;
+use crate::text::TextError;
+
+/// Whether `path` is a GGUF file by its name.
+pub fn is_file(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file()
+}
+
+/// The number of a value of any numeric type.
+pub fn number(value: &Value) -> Option<f64> {
+    Some(match value {
+        Value::U8(n) => f64::from(*n),
+        Value::I8(n) => f64::from(*n),
+        Value::U16(n) => f64::from(*n),
+        Value::I16(n) => f64::from(*n),
+        Value::U32(n) => f64::from(*n),
+        Value::I32(n) => f64::from(*n),
+        Value::U64(n) => *n as f64,
+        Value::I64(n) => *n as f64,
+        Value::F32(n) => f64::from(*n),
+        Value::F64(n) => *n,
+        _ => return None,
+    })
+}
+
+/// The metadata of a file, with errors that name it.
+struct Metadata<'a> {
+    path: &'a Path,
+    content: &'a Content,
+}
+
+impl Metadata<'_> {
+    fn fault(&self, reason: impl Into<String>) -> TextError {
+        TextError::Tokenizer { path: self.path.into(), reason: reason.into() }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.content.metadata.get(key)
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)?.to_string().ok().map(String::as_str)
+    }
+
+    fn id(&self, key: &str) -> Option<u64> {
+        self.get(key).and_then(number).map(|n| n as u64)
+    }
+}
 
 /// How a text is cut before merging, by GGUF's name for it. The expressions are those of the
 /// tokenizers of that name.
@@ -34,8 +83,27 @@ fn pre_tokenizer(name: &str) -> Option<serde_json::Value> {
     })
 }
 
-/// Writes the tokenizer's files into `dir`.
-pub(super) fn write(m: &Metadata<'_>, dir: &Path) -> Result<(), ModelError> {
+/// The tokenizer of the file at `path`.
+///
+/// # Errors
+/// [`TextError::Tokenizer`] for a damaged file or a tokenizer of another kind than byte-level BPE.
+pub fn convert(path: &Path) -> Result<Converted, TextError> {
+    let file = File::open(path).map_err(io_error("read", path))?;
+    let content = Content::read(&mut BufReader::new(file)).map_err(|e| {
+        let reason = crate::error::excerpt(&e.to_string());
+        let reason = format!("it is not a sound GGUF file ({reason}); download it again");
+        TextError::Tokenizer { path: path.into(), reason }
+    })?;
+    of_content(path, &content)
+}
+
+/// As [`convert`], of a file that was read.
+///
+/// # Errors
+/// As [`convert`].
+pub fn of_content(path: &Path, content: &Content) -> Result<Converted, TextError> {
+    let m = Metadata { path, content };
+
     /// Token types of GGUF that are matched before merging.
     const CONTROL: f64 = 3.0;
     const USER_DEFINED: f64 = 4.0;
@@ -54,7 +122,7 @@ pub(super) fn write(m: &Metadata<'_>, dir: &Path) -> Result<(), ModelError> {
             "its pre-tokenizer `{pre}` is not known; use the model's Hugging Face folder"
         ))
     })?;
-    let strings = |key: &str| -> Result<Vec<&str>, ModelError> {
+    let strings = |key: &str| -> Result<Vec<&str>, TextError> {
         let list = m.get(key).and_then(|v| v.to_vec().ok());
         let list = list.ok_or_else(|| m.fault(format!("its metadata lack `{key}`")))?;
         list.iter()
@@ -96,7 +164,7 @@ pub(super) fn write(m: &Metadata<'_>, dir: &Path) -> Result<(), ModelError> {
         }),
         _ => serde_json::Value::Null,
     };
-    let value = json!({
+    let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": null, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor,
         "decoder": byte_level,
@@ -106,8 +174,7 @@ pub(super) fn write(m: &Metadata<'_>, dir: &Path) -> Result<(), ModelError> {
             "ignore_merges": pre == "llama-bpe", "vocab": vocab, "merges": merges,
         },
     });
-    write_json(&dir.join("tokenizer.json"), &value, 1)?;
-    let mut special = Map::new();
+    let mut config = Map::new();
     for (name, key) in [
         ("bos_token", "tokenizer.ggml.bos_token_id"),
         ("eos_token", "tokenizer.ggml.eos_token_id"),
@@ -115,18 +182,18 @@ pub(super) fn write(m: &Metadata<'_>, dir: &Path) -> Result<(), ModelError> {
         ("unk_token", "tokenizer.ggml.unknown_token_id"),
     ] {
         if let Some(text) = token(key) {
-            special.insert(name.into(), text.into());
+            config.insert(name.into(), text.into());
         }
     }
-    let mut config = special.clone();
     config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     config.insert("add_bos_token".into(), add_bos.into());
     config.insert("clean_up_tokenization_spaces".into(), false.into());
-    config.insert("model_max_length".into(), m.count("context_length")?.into());
+    let architecture = m.text("general.architecture").unwrap_or_default();
+    if let Some(length) = m.id(&format!("{architecture}.context_length")) {
+        config.insert("model_max_length".into(), length.into());
+    }
     if let Some(template) = m.text("tokenizer.chat_template") {
         config.insert("chat_template".into(), template.into());
-        crate::fs::write_atomic(&dir.join("chat_template.jinja"), template.as_bytes())?;
     }
-    write_json(&dir.join("tokenizer_config.json"), &json!(config), 2)?;
-    write_json(&dir.join("special_tokens_map.json"), &json!(special), 2)
+    Ok(Converted { json, source: path.into(), config })
 }
