@@ -748,7 +748,7 @@ fn every_specimen_ends_as_it_should() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
-    let peak = trainer::stage::setup::peak_memory_bytes().unwrap_or(0);
+    let peak = trainer::run::memory::peak_bytes().unwrap_or(0);
     assert!(peak < 3 << 30, "{peak} bytes of memory at the peak");
     let sound = shipped("text", "{}").format(&[rows::batch(&[r#"{"text":"a"}"#])]).unwrap();
     assert!(matches!(sound[0].verdict, Verdict::Keep(_)));
