@@ -4,12 +4,19 @@
 
 #[path = "plugins/any_input.rs"]
 mod any_input;
+<<<<<<< HEAD
 #[path = "plugins/commands.rs"]
 mod commands;
 #[path = "plugins/damage.rs"]
 mod damage;
+=======
+#[path = "plugins/cases.rs"]
+mod cases;
+>>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
 #[path = "plugins/golden.rs"]
 mod golden;
+#[path = "plugins/golden_answers.rs"]
+mod golden_answers;
 #[path = "plugins/guest.rs"]
 mod guest;
 #[path = "plugins/hostile.rs"]

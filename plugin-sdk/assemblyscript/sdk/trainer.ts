@@ -94,7 +94,7 @@ export class Row {
         if (row == this.index) return 0;
         if (row > this.index) break;
       }
-      return load<usize>(column, 12) + this.index * size;
+      return load<usize>(column, 12) + <usize>this.index * size;
     }
     return 0;
   }

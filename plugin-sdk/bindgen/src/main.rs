@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_core::Files;
+use wit_bindgen_core::wit_parser::Resolve;
 
 const WORLDS: [&str; 3] = ["formatter", "template", "reward"];
 

@@ -2,7 +2,11 @@
 // `reward`, and what an author needs. A plugin calls Register in an init function.
 package trainer
 
-import "unsafe"
+import (
+	"strconv"
+	"strings"
+	"unsafe"
+)
 
 // Kind of the values of a column.
 type Kind uint8
@@ -48,6 +52,23 @@ type Reward struct {
 	// option that can't be used.
 	Configure func(options []byte, seed uint64) error
 	Score     func(row Row) Score
+}
+
+// OptionNumber reads a number of a flat options object; otherwise where it was not given. The
+// package encoding/json reads whatever it is, but adds two megabytes to the component.
+func OptionNumber(options []byte, name string, otherwise float64) float64 {
+	_, rest, found := strings.Cut(string(options), strconv.Quote(name))
+	rest, colon := strings.CutPrefix(strings.TrimLeft(rest, " \t\r\n"), ":")
+	if !found || !colon {
+		return otherwise
+	}
+	if end := strings.IndexAny(rest, ",}"); end >= 0 {
+		rest = rest[:end]
+	}
+	if value, err := strconv.ParseFloat(strings.TrimSpace(rest), 64); err == nil {
+		return value
+	}
+	return otherwise
 }
 
 var reward Reward

@@ -201,7 +201,8 @@ fn latex_fraction(text: &str) -> Option<f64> {
 fn with_unit(text: &str) -> Option<f64> {
     let first = text.split_whitespace().next()?;
     let unit = &text[first.len()..];
-    let words = unit.chars().all(|c| c.is_alphabetic() || c.is_whitespace() || "²³/.{}^".contains(c));
+    let words =
+        unit.chars().all(|c| c.is_alphabetic() || c.is_whitespace() || "²³/.{}^".contains(c));
     if words { plain(first) } else { plain(text) }
 }
 

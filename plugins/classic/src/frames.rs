@@ -116,10 +116,7 @@ pub const FRAMES: &[Frame] = &[
     },
     Frame { name: "chatml", prompt: HELPFUL, ..IM },
     Frame {
-        system: System::Framed(
-            "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>",
-            "<|END_OF_TURN_TOKEN|>",
-        ),
+        system: System::Framed("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
         ..plain(
             "cohere",
             "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>",

@@ -87,7 +87,9 @@ impl Template for Classic {
         for (position, message) in turns.iter().enumerate() {
             match message.role {
                 Role::System => {
-                    return Err(self.misplaced("a system turn after the first turn", "put it first"));
+                    return Err(
+                        self.misplaced("a system turn after the first turn", "put it first")
+                    );
                 }
                 Role::User | Role::Tool => {
                     if asked {
@@ -151,7 +153,10 @@ impl Classic {
     }
 
     /// The system prompt with the tools on offer, and the other turns.
-    fn system<'a>(&self, conversation: &'a Conversation) -> Result<(String, &'a [Message]), String> {
+    fn system<'a>(
+        &self,
+        conversation: &'a Conversation,
+    ) -> Result<(String, &'a [Message]), String> {
         let (mut system, turns) = match conversation.messages.as_slice() {
             [first, rest @ ..] if first.role == Role::System => (first.content.clone(), rest),
             turns => (self.system.clone(), turns),

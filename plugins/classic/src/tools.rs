@@ -22,7 +22,8 @@ impl ToolFormat {
     pub fn offer(self, tools: &str, date: &str) -> Result<String, String> {
         let list: Vec<Value> = serde_json::from_str(tools)
             .map_err(|e| format!("the conversation's tools are not a JSON list: {e}"))?;
-        let tools: Vec<&Value> = list.iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
+        let tools: Vec<&Value> =
+            list.iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
         Ok(match self {
             ToolFormat::Default => actions(&tools)?,
             ToolFormat::Qwen => {
@@ -171,8 +172,7 @@ fn actions(tools: &[&Value]) -> Result<String, String> {
 fn argument(name: &str, about: &Value, required: bool) -> String {
     let string = |key: &str| about.get(key).and_then(Value::as_str).unwrap_or_default();
     let required = if required { ", required" } else { "" };
-    let mut line =
-        format!("  - {name} ({}{required}): {}", string("type"), string("description"));
+    let mut line = format!("  - {name} ({}{required}): {}", string("type"), string("description"));
     if let Some(Value::Array(values)) = about.get("enum") {
         let values: Vec<String> = values
             .iter()

@@ -14,9 +14,22 @@ const DEPTH_MAX: usize = 64;
 
 /// Keywords that say nothing about whether a value fits.
 const ANNOTATIONS: &[&str] = &[
-    "$anchor", "$comment", "$id", "$schema", "$vocabulary", "contentEncoding",
-    "contentMediaType", "contentSchema", "default", "deprecated", "description", "examples",
-    "format", "readOnly", "title", "writeOnly",
+    "$anchor",
+    "$comment",
+    "$id",
+    "$schema",
+    "$vocabulary",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "default",
+    "deprecated",
+    "description",
+    "examples",
+    "format",
+    "readOnly",
+    "title",
+    "writeOnly",
 ];
 /// Keywords whose value is one schema.
 const ONE: &[&str] =
@@ -28,8 +41,14 @@ const NAMED: &[&str] =
     &["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
 /// Keywords whose value is a count.
 const COUNTS: &[&str] = &[
-    "maxContains", "maxItems", "maxLength", "maxProperties", "minContains", "minItems",
-    "minLength", "minProperties",
+    "maxContains",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "minContains",
+    "minItems",
+    "minLength",
+    "minProperties",
 ];
 /// Keywords whose value is a number.
 const NUMBERS: &[&str] =
@@ -110,9 +129,8 @@ fn other(
     here: &str,
     patterns: &mut BTreeMap<String, Regex>,
 ) -> Result<(), String> {
-    let strings = |value: &Value| {
-        value.as_array().is_some_and(|list| list.iter().all(Value::is_string))
-    };
+    let strings =
+        |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
     let fine = match key {
         "const" => true,
         "enum" => value.is_array(),
@@ -148,13 +166,9 @@ fn object<'a>(value: &'a Value, here: &str) -> Result<&'a Map<String, Value>, St
     value.as_object().ok_or_else(|| format!("`{here}` is no object"))
 }
 
-fn compile(
-    text: &str,
-    here: &str,
-    patterns: &mut BTreeMap<String, Regex>,
-) -> Result<(), String> {
-    let regex =
-        Regex::new(text).map_err(|e| format!("`{here}`: `{text}` is no regular expression: {e}"))?;
+fn compile(text: &str, here: &str, patterns: &mut BTreeMap<String, Regex>) -> Result<(), String> {
+    let regex = Regex::new(text)
+        .map_err(|e| format!("`{here}`: `{text}` is no regular expression: {e}"))?;
     patterns.insert(text.to_string(), regex);
     Ok(())
 }

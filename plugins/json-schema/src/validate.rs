@@ -78,9 +78,9 @@ impl Schema {
             && unique
             && within(map, "minItems", "maxItems", || items.len())
             && items.iter().zip(first).all(|(item, schema)| inner(schema, item))
-            && map.get("items").is_none_or(|schema| {
-                items.iter().skip(first.len()).all(|item| inner(schema, item))
-            })
+            && map
+                .get("items")
+                .is_none_or(|schema| items.iter().skip(first.len()).all(|item| inner(schema, item)))
     }
 
     fn object_fits(
@@ -92,9 +92,11 @@ impl Schema {
         let inner = |schema: &Value, value: &Value| self.check(schema, value, depth + 1);
         let named = |key: &str| map.get(key).and_then(Value::as_object);
         let has_all = |names: &Value| {
-            names.as_array().into_iter().flatten().all(|name| {
-                name.as_str().is_some_and(|name| object.contains_key(name))
-            })
+            names
+                .as_array()
+                .into_iter()
+                .flatten()
+                .all(|name| name.as_str().is_some_and(|name| object.contains_key(name)))
         };
         let (properties, by_pattern) = (named("properties"), named("patternProperties"));
         let property_fits = |(name, value): (&String, &Value)| {
@@ -130,17 +132,10 @@ fn count(map: &Map<String, Value>, key: &str) -> Option<u64> {
     map.get(key).and_then(Value::as_u64)
 }
 
-fn within(
-    map: &Map<String, Value>,
-    least: &str,
-    most: &str,
-    size: impl FnOnce() -> usize,
-) -> bool {
+fn within(map: &Map<String, Value>, least: &str, most: &str, size: impl FnOnce() -> usize) -> bool {
     match (count(map, least), count(map, most)) {
         (None, None) => true,
-        (least, most) => {
-            (least.unwrap_or(0)..=most.unwrap_or(u64::MAX)).contains(&(size() as u64))
-        }
+        (least, most) => (least.unwrap_or(0)..=most.unwrap_or(u64::MAX)).contains(&(size() as u64)),
     }
 }
 
@@ -183,8 +178,7 @@ fn same(a: &Value, b: &Value) -> bool {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
         }
         _ => a == b,
     }

@@ -144,7 +144,10 @@ fn tool_calls(turn: &Object, place: &str) -> Result<Vec<ToolCall>, String> {
                 Some(Value::String(id)) => Some(id.clone()),
                 None | Some(Value::Null) => None,
                 Some(other) => {
-                    return Err(format!("field `{place}.id` is {}, not a string", json_kind(other)));
+                    return Err(format!(
+                        "field `{place}.id` is {}, not a string",
+                        json_kind(other)
+                    ));
                 }
             };
             match call.get("function") {

@@ -86,9 +86,11 @@ impl Reward for Pattern {
         // First as it is: a fault is then told of what the user wrote.
         let mut regex = build(&options.pattern)?;
         if options.capture_is_reference && regex.captures_len() < 2 {
-            return Err("`pattern` captures nothing; put ( ) around what has to be the reference, \
+            return Err(
+                "`pattern` captures nothing; put ( ) around what has to be the reference, \
                 or leave out `capture_is_reference`"
-                .into());
+                    .into(),
+            );
         }
         if options.place == Place::Whole {
             regex = build(&format!(r"\A(?:{})\z", options.pattern))?;

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"encoding/json"
 	"strings"
 
 	trainer "my-plugin/sdk"
@@ -12,9 +11,7 @@ const schema = `{"type": "object", "additionalProperties": false, "properties": 
   "unmarked": {"type": "number", "default": 1, "minimum": 0, "maximum": 1,
     "description": "score of a right answer that no #### marks"}}}`
 
-var options = struct {
-	Unmarked float64 `json:"unmarked"`
-}{Unmarked: 1}
+var unmarked = 1.0
 
 func init() {
 	trainer.Register(trainer.Reward{
@@ -26,8 +23,11 @@ func init() {
 			{Name: "completion", Kind: trainer.Text},
 			{Name: "reference", Kind: trainer.Text, Optional: true},
 		},
-		Configure: func(text []byte, seed uint64) error { return json.Unmarshal(text, &options) },
-		Score:     score,
+		Configure: func(options []byte, seed uint64) error {
+			unmarked = trainer.OptionNumber(options, "unmarked", 1)
+			return nil
+		},
+		Score: score,
 	})
 }
 
@@ -45,7 +45,7 @@ func score(row trainer.Row) trainer.Score {
 		marked = 1
 	}
 	if said, ok := answer(completion); ok && said == wanted {
-		value = options.Unmarked
+		value = unmarked
 		if marked == 1 {
 			value = 1
 		}
