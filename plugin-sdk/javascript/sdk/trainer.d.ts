@@ -53,7 +53,8 @@ export type Role = "system" | "user" | "assistant" | "tool";
 export interface ToolCall { name: string; arguments?: string; id?: string }
 export interface Message {
   role: Role;
-  content?: string;
+  /** May be empty where there are tool calls. */
+  content: string;
   toolCalls?: ToolCall[];
   toolCallId?: string;
   name?: string;

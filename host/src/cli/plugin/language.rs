@@ -64,7 +64,7 @@ const JAVASCRIPT: &[File] = files! {
     "sdk/trainer.js": "javascript/sdk/trainer.js",
     "sdk/trainer.d.ts": "javascript/sdk/trainer.d.ts",
 };
-const C: &[File] = files! {
+const C_SDK: &[File] = files! {
     "sdk/plugin.h": "c/sdk/common/plugin.h",
     "sdk/plugin_glue.h": "c/sdk/common/plugin_glue.h",
     "sdk/plugin.c": "c/sdk/common/plugin.c",
@@ -209,8 +209,8 @@ impl Language {
             (Rust, _) => &[RUST],
             (Python, _) => &[PYTHON, WIT],
             (JavaScript | TypeScript, _) => &[JAVASCRIPT, WIT],
-            (C | Cpp, Reward) => &[C, C_REWARD],
-            (C, _) => &[C],
+            (C | Cpp, Reward) => &[C_SDK, C_REWARD],
+            (C, _) => &[C_SDK],
             _ => &[],
         };
         Some(std::iter::once(own).chain(shared.iter().copied()).collect())

@@ -106,7 +106,7 @@ fn write(asked: &Asked) -> Result<()> {
             .map(Language::name)
             .collect();
         return Err(ConfigError::one(format!(
-            "there is no {world} template in {}; there are some in {}",
+            "no project of kind {world} can be made in {}, only in {}",
             language.name(),
             able.join(", ")
         ))
@@ -163,6 +163,7 @@ fn put(project: &Path, path: &str, text: &str) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

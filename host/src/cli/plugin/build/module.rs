@@ -32,7 +32,7 @@ pub fn component(bytes: Vec<u8>, manifest: &Manifest) -> Result<Vec<u8>, BuildEr
         // wit-bindgen leaves the type in the modules that it has a part in.
         if memmem::find(module, b"component-type:").is_none() {
             let mut resolve = Resolve::default();
-            let package = resolve.push_str("trainer.wit", CONTRACT)?;
+            let package = resolve.push_source("trainer.wit", CONTRACT)?;
             let world = resolve.select_world(&[package], Some(manifest.world.name()))?;
             embed_component_metadata(module, &resolve, world, StringEncoding::UTF8)?;
         }
@@ -119,6 +119,7 @@ fn put_number(out: &mut Vec<u8>, mut value: usize) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -64,6 +64,7 @@ fn shown(command: &Command) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
