@@ -22,6 +22,12 @@ export function log(message, level = "info") {
   hostLog(level, String(message));
 }
 
+/** The text with halves of surrogate pairs, which are no characters, replaced. */
+function clean(text) {
+  if (typeof text !== "string") return text;
+  return text.toWellFormed ? text.toWellFormed() : text.replace(/\p{Cs}/gu, "\ufffd");
+}
+
 /** One row; `get` answers `null` where there is no value. */
 class Row {
   constructor(columns, index, whole) {
@@ -103,16 +109,20 @@ export function reward(plugin) {
 
 const message = (m) => ({
   role: m.role,
-  content: m.content ?? "",
-  toolCalls: (m.toolCalls ?? []).map((c) => ({ arguments: "{}", ...c })),
-  toolCallId: m.toolCallId,
-  name: m.name,
+  content: clean(m.content ?? ""),
+  toolCalls: (m.toolCalls ?? []).map((c) => ({
+    name: clean(c.name),
+    arguments: clean(c.arguments ?? "{}"),
+    id: clean(c.id),
+  })),
+  toolCallId: clean(m.toolCallId),
+  name: clean(m.name),
   weight: m.weight,
 });
-const conversation = (c) => ({ messages: c.messages.map(message), tools: c.tools });
+const conversation = (c) => ({ messages: c.messages.map(message), tools: clean(c.tools) });
 
 function example(e) {
-  if (typeof e === "string") return { tag: "text", val: e };
+  if (typeof e === "string") return { tag: "text", val: clean(e) };
   if (e.messages) return { tag: "conversation", val: conversation(e) };
   if (e.chosen) {
     const val = {
@@ -124,7 +134,7 @@ function example(e) {
     return { tag: "preference", val };
   }
   if (e.conversation) {
-    const { reference, columns } = e;
+    const [reference, columns] = [clean(e.reference), clean(e.columns)];
     return { tag: "prompt", val: { conversation: conversation(e.conversation), reference, columns } };
   }
   const val = { inputIds: Uint32Array.from(e.inputIds), labels: Int32Array.from(e.labels) };
@@ -132,9 +142,9 @@ function example(e) {
 }
 
 function outcome(o) {
-  const notes = o.notes ?? [];
-  if (o.skip !== undefined) return { verdict: { tag: "skip", val: o.skip }, notes };
-  if (o.reject !== undefined) return { verdict: { tag: "reject", val: o.reject }, notes };
+  const notes = (o.notes ?? []).map(clean);
+  if (o.skip !== undefined) return { verdict: { tag: "skip", val: clean(o.skip) }, notes };
+  if (o.reject !== undefined) return { verdict: { tag: "reject", val: clean(o.reject) }, notes };
   return { verdict: { tag: "keep", val: (o.keep ?? [o]).map(example) }, notes };
 }
 
@@ -155,7 +165,7 @@ export function lossWeight({ weight, role }) {
 /** What a template exports as `templating`. */
 export function template(plugin) {
   const { state, ...shared } = common(plugin);
-  const segment = ({ text, role, weight = 0 }) => ({ text, role, weight });
+  const segment = ({ text, role, weight = 0 }) => ({ text: clean(text), role, weight });
   const one = (c, how) => {
     try {
       return { tag: "ok", val: plugin.render(c, how, state.options).map(segment) };

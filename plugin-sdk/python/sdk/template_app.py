@@ -2,7 +2,7 @@
 
 import trainer_plugin as sdk
 from componentize_py_types import Err, Ok
-from trainer_glue import Exported
+from trainer_glue import Exported, clean
 from wit_world.exports import templating as t
 from wit_world.imports import chat
 
@@ -19,7 +19,7 @@ def render_options(o):
 
 
 def segment(s):
-    return t.Segment(s.text, None if s.role is None else chat.Role[s.role.upper()], s.weight)
+    return t.Segment(clean(s.text), None if s.role is None else chat.Role[s.role.upper()], s.weight)
 
 
 class Templating(Exported.of(sdk.Template)):

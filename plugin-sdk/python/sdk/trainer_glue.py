@@ -13,6 +13,13 @@ VALUES = {"UTF8": types.Values_Utf8, "INT64": types.Values_Int64, "FLOAT64": typ
           "BOOLEAN": types.Values_Boolean, "BINARY": types.Values_Binary, "JSON": types.Values_Json}
 
 
+def clean(text):
+    """The text with halves of surrogate pairs, which are no characters, replaced."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def own_class(kind):
     """The one plugin of `plugin.py`."""
     found = [c for c in vars(plugin).values()

@@ -40,7 +40,7 @@ const Text = extern struct {
     len: usize,
 
     fn of(text: []const u8) Text {
-        return .{ .ptr = text.ptr, .len = text.len };
+        return .{ .ptr = if (text.len == 0) "" else text.ptr, .len = text.len };
     }
     fn slice(self: Text) []const u8 {
         return self.ptr[0..self.len];
@@ -113,7 +113,16 @@ fn afterwards(_: *anyopaque) callconv(.c) void {
     _ = arena.reset(.retain_capacity);
 }
 
-const List = extern struct { ptr: *const anyopaque, len: usize };
+const List = extern struct {
+    ptr: *const anyopaque,
+    len: usize,
+
+    /// An empty slice may point anywhere; the host wants an address within memory.
+    fn of(items: anytype) List {
+        return .{ .ptr = if (items.len == 0) &nothing else items.ptr, .len = items.len };
+    }
+};
+const nothing: u64 = 0;
 const RawNeed = extern struct { name: Text, kind: u8, optional: bool };
 const RawReads = extern struct { columns: List, whole_rows: bool = false };
 const RawInfo = extern struct {
@@ -141,7 +150,7 @@ fn reads(comptime columns: []const Column) RawReads {
             .optional = column.optional,
         };
     }
-    return .{ .columns = .{ .ptr = needs.ptr, .len = needs.len } };
+    return .{ .columns = List.of(needs) };
 }
 
 /// Makes `P` the component's reward: `P.about`, `P.columns`, `P.Options` (a struct of options with
@@ -194,12 +203,12 @@ pub fn exportReward(comptime P: type) void {
                 own.* = .{
                     .has_value = made.value != null,
                     .value = made.value orelse 0,
-                    .parts = .{ .ptr = parts.ptr, .len = parts.len },
+                    .parts = List.of(parts),
                 };
             }
             return create(Answer(List), .{
                 .is_error = false,
-                .value = .{ .ok = .{ .ptr = scores.ptr, .len = scores.len } },
+                .value = .{ .ok = List.of(scores) },
             });
         }
     };

@@ -60,7 +60,7 @@ fn last_number(text: &str) -> Option<&str> {
         }
     }
     // A minus belongs to the number unless it stands between two.
-    let before = &text[..start];
+    let before = text[..start].trim_end_matches(CURRENCY);
     for minus in MINUS {
         if let Some(rest) = before.strip_suffix(minus)
             && !rest.trim_end().ends_with(|c: char| c.is_ascii_digit())
@@ -127,6 +127,7 @@ pub fn number(text: &str) -> Option<(f64, bool)> {
     value_of(text).filter(|value| value.is_finite()).map(|value| (value, percent))
 }
 
+const CURRENCY: [char; 4] = ['$', '€', '£', '¥'];
 const MINUS: [&str; 2] = ["-", "−"];
 
 /// Without LaTeX's spacing and what only decorates.
@@ -212,7 +213,7 @@ fn plain(text: &str) -> Option<f64> {
         Some(rest) => (-1.0, rest.trim_start()),
         None => (1.0, text),
     };
-    let text = text.trim_start_matches(['$', '€', '£', '¥']).trim();
+    let text = text.trim_start_matches(CURRENCY).trim();
     let bare = text.trim_start_matches(['+', '-']);
     if text.is_empty() || !groups(bare) {
         return None;

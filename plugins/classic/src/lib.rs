@@ -133,6 +133,9 @@ impl Template for Classic {
             out.frame(self.frame.user.1);
             out.frame(if self.frame.no_thought { NO_THOUGHT } else { "" });
         }
+        if out.segments.is_empty() {
+            return Err("there is no text in this conversation".into());
+        }
         Ok(out.segments)
     }
 

@@ -35,6 +35,10 @@ static void answer(plugin_rendering_t *out, const plugin_message_t *message, plu
 
 void plugin_render(const plugin_conversation_t *conversation,
                    const plugin_render_options_t *options, plugin_rendering_t *out) {
+  if (conversation->messages.len == 0) {
+    plugin_refuse(out, "the conversation has no turns");
+    return;
+  }
   plugin_text_t bos = {(const char *)options->bos.ptr, options->bos.len};
   plugin_segment(out, PLUGIN_NO_ROLE, 0.0f, bos);
   for (size_t i = 0; i < conversation->messages.len; i++) {

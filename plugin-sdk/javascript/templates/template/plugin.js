@@ -10,6 +10,7 @@ export const templating = template({
   summary: "User and Assistant, a line each.",
 
   render({ messages }, how) {
+    if (messages.length === 0) throw new CannotRender("the conversation has no turns");
     const out = how.bos === "" ? [] : [{ text: how.bos }];
     for (const [index, message] of messages.entries()) {
       const { role, content } = message;

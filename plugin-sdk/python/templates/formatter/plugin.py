@@ -15,13 +15,14 @@ class Plugin(Formatter):
         self.system = options.get("system", "")
 
     def format(self, row: Row):
-        for field in ("question", "answer"):
-            if row[field] is None:
+        question, answer = row["question"], row["answer"]
+        for field, value in (("question", question), ("answer", answer)):
+            if value is None:
                 return Reject(f"field `{field}` is missing")
-            if not isinstance(row[field], str):
+            if not isinstance(value, str):
                 return Reject(f"field `{field}` is not a string")
-        if not row["answer"].strip():
+        if not answer.strip():
             return Skip("empty answer")
         messages = [Message(SYSTEM, self.system)] if self.system else []
-        messages += [Message(USER, row["question"]), Message(ASSISTANT, row["answer"])]
+        messages += [Message(USER, question), Message(ASSISTANT, answer)]
         return Conversation(messages)

@@ -4,7 +4,7 @@ import re
 
 from trainer_plugin import Reward, Row, Score, text
 
-NUMBER = re.compile(r"(?:(?<![0-9])-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?")
+NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?")
 
 
 class Plugin(Reward):
@@ -34,16 +34,21 @@ class Plugin(Reward):
 def answer(said: str):
     """The first number after the last `####`, else the last number; in canonical form."""
     _, marker, rest = said.rpartition("####")
-    numbers = NUMBER.findall(rest)
-    if not numbers:
+    found = None
+    for found in NUMBER.finditer(rest):
+        if marker:
+            break
+    if found is None:
         return None
-    return canonical(numbers[0] if marker else numbers[-1])
+    at = found.start()
+    before = rest[max(at - 2, 0):at]
+    negative = before.endswith("-") and not NUMBER.match(before)
+    return canonical("-" if negative else "", found[0])
 
 
-def canonical(number: str) -> str:
+def canonical(sign: str, number: str) -> str:
     """Without separators and zeros that say nothing."""
-    sign = "-" if number.startswith("-") else ""
-    whole, _, fraction = number.removeprefix("-").replace(",", "").partition(".")
+    whole, _, fraction = number.replace(",", "").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     digits = f"{whole}.{fraction}" if fraction else whole
     return digits if digits == "0" else sign + digits

@@ -10,6 +10,8 @@ class Plugin(Template):
     summary = "User and Assistant, a line each."
 
     def render(self, conversation: Conversation, options: RenderOptions):
+        if not conversation.messages:
+            raise CannotRender("the conversation has no turns")
         out = [Segment(options.bos)] if options.bos else []
         for message in conversation.messages:
             last = message is conversation.messages[-1]

@@ -9,15 +9,16 @@ export const formatting = formatter({
   options: { system: { type: "string", description: "a system prompt before every question" } },
 
   format(row: Row, { system = "" }): Outcome {
-    for (const field of ["question", "answer"]) {
-      const value = row.get(field);
+    const question = row.get("question");
+    const answer = row.get("answer");
+    for (const [field, value] of Object.entries({ question, answer })) {
       if (value === null) return { reject: `field \`${field}\` is missing` };
       if (typeof value !== "string") return { reject: `field \`${field}\` is not a string` };
     }
-    if (row.get("answer").trim() === "") return { skip: "empty answer" };
+    if (answer.trim() === "") return { skip: "empty answer" };
     const messages: Message[] = system === "" ? [] : [{ role: "system", content: system }];
-    messages.push({ role: "user", content: row.get("question") });
-    messages.push({ role: "assistant", content: row.get("answer") });
+    messages.push({ role: "user", content: question });
+    messages.push({ role: "assistant", content: answer });
     return { messages };
   },
 });

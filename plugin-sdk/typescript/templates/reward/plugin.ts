@@ -23,20 +23,26 @@ export const rewards = reward({
   },
 });
 
-const NUMBER = /(?:(?<![0-9])-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?/g;
+const NUMBER = /[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?/g;
 
 /** The first number after the last `####`, else the last number; in canonical form. */
 function answer(said: string): string | null {
   const at = said.lastIndexOf("####");
-  const numbers = said.slice(at < 0 ? 0 : at + 4).match(NUMBER);
-  if (numbers === null) return null;
-  return canonical(at < 0 ? numbers[numbers.length - 1] : numbers[0]);
+  const rest = said.slice(at < 0 ? 0 : at + 4);
+  let found: RegExpExecArray | null = null;
+  NUMBER.lastIndex = 0;
+  for (let next = NUMBER.exec(rest); next !== null; next = NUMBER.exec(rest)) {
+    found = next;
+    if (at >= 0) break;
+  }
+  if (found === null) return null;
+  const before = rest.slice(Math.max(found.index - 2, 0), found.index);
+  return canonical(before.endsWith("-") && !/^[0-9]/.test(before) ? "-" : "", found[0]);
 }
 
 /** Without separators and zeros that say nothing. */
-function canonical(number: string): string {
-  const sign = number.startsWith("-") ? "-" : "";
-  let [whole, fraction = ""] = number.slice(sign.length).replaceAll(",", "").split(".");
+function canonical(sign: string, number: string): string {
+  let [whole, fraction = ""] = number.replaceAll(",", "").split(".");
   whole = whole.replace(/^0+(?=.)/, "");
   fraction = fraction.replace(/0+$/, "");
   const digits = fraction === "" ? whole : `${whole}.${fraction}`;

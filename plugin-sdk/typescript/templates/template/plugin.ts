@@ -12,6 +12,7 @@ export const templating = template({
   summary: "User and Assistant, a line each.",
 
   render({ messages }: Conversation, how: RenderOptions): Segment[] {
+    if (messages.length === 0) throw new CannotRender("the conversation has no turns");
     const out: Segment[] = how.bos === "" ? [] : [{ text: how.bos }];
     for (const [index, message] of messages.entries()) {
       const { role, content } = message;

@@ -28,7 +28,7 @@ comptime {
 pub fn score(row: trainer.Row, options: Options, allocator: std.mem.Allocator) trainer.Score {
     const wanted = answer(row.text("reference") orelse "") orelse return .{};
     const completion = row.text("completion") orelse "";
-    const marked = std.mem.indexOf(u8, completion, "####") != null;
+    const marked = findLast(completion, "####") != null;
     const right = if (answer(completion)) |said| same(said, wanted, allocator) else false;
     const parts = allocator.dupe(trainer.Part, &.{
         .{ .name = "marked", .value = if (marked) 1 else 0 },
@@ -58,9 +58,18 @@ fn numberEnd(text: []const u8, start: usize) usize {
     return at;
 }
 
+/// Where `what` stands last.
+fn findLast(text: []const u8, what: []const u8) ?usize {
+    var end = text.len;
+    while (end >= what.len) : (end -= 1) {
+        if (std.mem.eql(u8, text[end - what.len .. end], what)) return end - what.len;
+    }
+    return null;
+}
+
 /// The first number after the last `####`, else the last number; with its sign.
 fn answer(text: []const u8) ?[]const u8 {
-    const marker = std.mem.lastIndexOf(u8, text, "####");
+    const marker = findLast(text, "####");
     const said = if (marker) |at| text[at + 4 ..] else text;
     var found: ?[]const u8 = null;
     var at: usize = 0;

@@ -95,9 +95,8 @@ fn number_end(mut at: usize, bytes: &[u8], digit: impl Fn(usize) -> bool) -> usi
         while digit(at) {
             at += 1;
         }
-        let group = bytes.get(at) == Some(&b',')
-            && (1..=3).all(|i| digit(at + i))
-            && !digit(at + 4);
+        let group =
+            bytes.get(at) == Some(&b',') && (1..=3).all(|i| digit(at + i)) && !digit(at + 4);
         if !group {
             break;
         }

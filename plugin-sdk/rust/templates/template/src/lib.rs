@@ -23,6 +23,9 @@ impl Template for Plugin {
         conversation: &Conversation,
         options: &RenderOptions,
     ) -> Result<Vec<Segment>, String> {
+        if conversation.messages.is_empty() {
+            return Err("the conversation has no turns".into());
+        }
         let mut out = Vec::new();
         if !options.bos.is_empty() {
             out.push(Segment::frame(&options.bos));
@@ -33,8 +36,8 @@ impl Template for Plugin {
                 Role::Tool => return Err("this template has no turns of tools".into()),
                 Role::Assistant => {
                     // What ends the answer is trained with it, or the model never learns to stop.
-                    let open = options.continue_final_message
-                        && index + 1 == conversation.messages.len();
+                    let open =
+                        options.continue_final_message && index + 1 == conversation.messages.len();
                     let end = if open { "" } else { options.eos_or("</s>") };
                     out.push(Segment::frame("Assistant:"));
                     let text = format!(" {}{end}", message.content);
