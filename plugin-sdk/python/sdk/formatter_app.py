@@ -6,9 +6,12 @@ from wit_world.exports import formatting as f
 from wit_world.imports import chat
 
 
+ROLES = {role.name.lower(): role for role in chat.Role}
+
+
 def message(m):
     calls = [chat.ToolCall(clean(c.name), clean(c.arguments), clean(c.id)) for c in m.tool_calls]
-    return chat.Message(chat.Role[m.role.upper()], clean(m.content), calls, clean(m.tool_call_id),
+    return chat.Message(ROLES[m.role], clean(m.content), calls, clean(m.tool_call_id),
                         clean(m.name), m.weight)
 
 

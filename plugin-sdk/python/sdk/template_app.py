@@ -7,11 +7,18 @@ from wit_world.exports import templating as t
 from wit_world.imports import chat
 
 
+# A member's name and an enumeration's lookup are slow, and every turn needs both.
+NAMES = {role.value: role.name.lower() for role in chat.Role}
+ROLES = {role.name.lower(): role for role in chat.Role}
+
+
+def message(m):
+    calls = [sdk.ToolCall(c.name, c.arguments, c.id) for c in m.tool_calls] if m.tool_calls else []
+    return sdk.Message(NAMES[m.role._value_], m.content, calls, m.tool_call_id, m.name, m.weight)
+
+
 def conversation(c):
-    return sdk.Conversation(
-        [sdk.Message(m.role.name.lower(), m.content,
-                     [sdk.ToolCall(call.name, call.arguments, call.id) for call in m.tool_calls],
-                     m.tool_call_id, m.name, m.weight) for m in c.messages], c.tools)
+    return sdk.Conversation([message(m) for m in c.messages], c.tools)
 
 
 def render_options(o):
@@ -19,7 +26,7 @@ def render_options(o):
 
 
 def segment(s):
-    return t.Segment(clean(s.text), None if s.role is None else chat.Role[s.role.upper()], s.weight)
+    return t.Segment(clean(s.text), None if s.role is None else ROLES[s.role], s.weight)
 
 
 class Templating(Exported.of(sdk.Template)):

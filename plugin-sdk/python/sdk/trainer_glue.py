@@ -17,7 +17,12 @@ def clean(text):
     """The text with halves of surrogate pairs, which are no characters, replaced."""
     if text is None or text.isascii():
         return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        # UTF-8 is built in; other codecs would have to be loaded from files.
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
 def own_class(kind):
