@@ -4,15 +4,12 @@
 
 #[path = "plugins/any_input.rs"]
 mod any_input;
-<<<<<<< HEAD
+#[path = "plugins/cases.rs"]
+mod cases;
 #[path = "plugins/commands.rs"]
 mod commands;
 #[path = "plugins/damage.rs"]
 mod damage;
-=======
-#[path = "plugins/cases.rs"]
-mod cases;
->>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
 #[path = "plugins/golden.rs"]
 mod golden;
 #[path = "plugins/golden_answers.rs"]

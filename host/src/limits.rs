@@ -43,7 +43,6 @@ pub const PLUGIN_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Core instances, memories and tables of one component (language runtimes that are linked from
 /// parts have about 40).
 pub const PLUGIN_CORE_INSTANCES_MAX: usize = 64;
-<<<<<<< HEAD
 /// Largest component file, bytes (a Python interpreter with its library has 18 MB).
 pub const PLUGIN_FILE_BYTES_MAX: u64 = 64 << 20;
 /// All compiled plugins in the user's cache together, bytes; those used longest ago are evicted.
@@ -51,10 +50,6 @@ pub const PLUGIN_CACHE_BYTES_MAX: u64 = 1 << 30;
 /// Rows of one call on which a plugin may be at fault where such rows are rejected: with more it is
 /// the plugin that is broken.
 pub const PLUGIN_FAULTY_ROWS_PER_CALL_MAX: usize = 32;
-=======
-/// Largest component file, bytes.
-pub const PLUGIN_FILE_BYTES_MAX: u64 = 64 << 20;
->>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
 /// Output of one call, bytes: this and 16 times the input, at most the next.
 pub const PLUGIN_OUTPUT_BYTES_BASE: usize = 1 << 20;
 /// Output of one call, bytes, whatever the input.

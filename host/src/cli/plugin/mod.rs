@@ -1,17 +1,13 @@
 //! `trainer plugin COMMAND`: one file per command.
 
-<<<<<<< HEAD
 mod args;
 mod bench;
-mod check;
-mod inspect;
-mod place;
-=======
 mod build;
+mod check;
 mod inspect;
 mod language;
 mod new;
->>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
+mod place;
 
 use super::screen;
 use crate::config::ConfigError;
@@ -29,20 +25,11 @@ struct Command {
 
 /// The commands, in the order of `--help`.
 const COMMANDS: &[Command] = &[
-<<<<<<< HEAD
+    Command { name: "new", usage: new::USAGE, about: new::ABOUT, run: new::run },
+    Command { name: "build", usage: build::USAGE, about: build::ABOUT, run: build::run },
     Command { name: "inspect", usage: inspect::USAGE, about: inspect::ABOUT, run: inspect::run },
     Command { name: "check", usage: check::USAGE, about: check::ABOUT, run: check::run },
     Command { name: "bench", usage: bench::USAGE, about: bench::ABOUT, run: bench::run },
-=======
-    Command { name: "new", usage: new::USAGE, about: new::ABOUT, run: new::run },
-    Command { name: "build", usage: build::USAGE, about: build::ABOUT, run: build::run },
-    Command {
-        name: "inspect",
-        usage: inspect::USAGE,
-        about: "Shows a plugin's world, version, hash, columns and options.",
-        run: inspect::run,
-    },
->>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
 ];
 
 /// Runs the command.

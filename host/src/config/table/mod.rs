@@ -489,16 +489,8 @@ pub const UNSUPPORTED: &[(&str, &str)] = &[
     ("bf16", "use --torch_dtype bfloat16"),
     ("deepspeed", "this version trains in one process"),
     ("fsdp", "this version trains in one process"),
-<<<<<<< HEAD
-    ("template_name", "use a template plugin: --plugin vicuna"),
-    ("template", "use a template plugin: --plugin vicuna"),
-=======
-    ("dataset_name", "download the data and give --train_file_dir"),
     ("template_name", USE_CLASSIC),
     ("template", USE_CLASSIC),
-    ("modules_to_save", "only linear layers are adapted"),
-    ("neft_alpha", "leave it out"),
->>>>>>> 9247996 (trainer plugin new and build: projects in nine languages, one specification for all; how-tos)
     ("rope_scaling", "set it in the model's config.json"),
     ("trust_remote_code", "code that comes with a model is never run"),
     ("optim", "AdamW is always used; leave it out"),
