@@ -16,6 +16,8 @@ say "tests"
 cargo test --release --locked --workspace
 say "tests of the plugin SDK"
 cargo test --release --locked --manifest-path plugin-sdk/rust/Cargo.toml
+say "plugins in other languages: the same bits as the specification"
+bash scripts/conformance.sh c cpp zig javascript
 say "lints"
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
 say "documentation"

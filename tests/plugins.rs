@@ -4,12 +4,16 @@
 
 #[path = "plugins/any_input.rs"]
 mod any_input;
+#[path = "plugins/cases.rs"]
+mod cases;
 #[path = "plugins/commands.rs"]
 mod commands;
 #[path = "plugins/damage.rs"]
 mod damage;
 #[path = "plugins/golden.rs"]
 mod golden;
+#[path = "plugins/golden_answers.rs"]
+mod golden_answers;
 #[path = "plugins/guest.rs"]
 mod guest;
 #[path = "plugins/hostile.rs"]

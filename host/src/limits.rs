@@ -26,7 +26,7 @@ pub const PLUGIN_CALL_ROWS: usize = 128;
 /// Linear memory one plugin instance may own, bytes.
 pub const PLUGIN_MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Instructions (wasmtime fuel) one call of a plugin may spend whatever its input.
-pub const PLUGIN_FUEL_BASE: u64 = 10_000_000;
+pub const PLUGIN_FUEL_BASE: u64 = 200_000_000;
 /// Instructions more for every row of the call.
 pub const PLUGIN_FUEL_PER_ROW: u64 = 2_000_000;
 /// Instructions more for every byte of input, so that one long row is not starved (an interpreted

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use trainer::data::Conversation;
 use trainer::plugin::{Plugin, RenderOptions, Rendering, Verdict};
 
+use crate::golden_answers::{conversation_of, render_one, rendering};
 use crate::{root, rows, shipped};
 
 fn lines(plugin: &str, file: &str) -> Vec<String> {
@@ -32,38 +33,6 @@ fn formatter(plugin: &str) {
     let texts: Vec<&str> = input.iter().map(String::as_str).collect();
     let outcomes = shipped(plugin, "{}").format(&[rows::batch(&texts)]).unwrap();
     check_golden(plugin, &outcomes.iter().map(rows::outcome).collect::<Vec<_>>());
-}
-
-fn rendering(rendering: &Rendering) -> Value {
-    match rendering {
-        Ok(segments) => json!({
-            "segments": segments
-                .iter()
-                .map(|s| json!([s.role, s.weight, s.text]))
-                .collect::<Vec<_>>()
-        }),
-        Err(reason) => json!({ "reject": reason }),
-    }
-}
-
-fn options_of(case: &Value) -> RenderOptions {
-    let o = &case["options"];
-    let text = |key: &str| o[key].as_str().unwrap_or_default().to_string();
-    RenderOptions {
-        add_generation_prompt: o["add_generation_prompt"].as_bool().unwrap_or(false),
-        continue_final_message: o["continue_final_message"].as_bool().unwrap_or(false),
-        bos: text("bos"),
-        eos: text("eos"),
-    }
-}
-
-fn conversation_of(case: &str) -> Conversation {
-    serde_json::from_str(case).unwrap()
-}
-
-fn render_one(plugin: &Plugin, case: &str) -> Rendering {
-    let options = options_of(&serde_json::from_str(case).unwrap());
-    plugin.render(&[conversation_of(case)], &options).unwrap().remove(0)
 }
 
 fn template(name: &str) {

@@ -130,7 +130,7 @@ const COMMANDS: &[Command] = &[
         about: "write a model with its linear layers in 8 or 4 bits",
         run: quantize::run,
     },
-    Command { name: "plugin", about: "inspect, check and time plugins", run: plugin::run },
+    Command { name: "plugin", about: "make, build, check and time plugins", run: plugin::run },
     Command {
         name: "quickstart",
         about: "see everything work on shipped data",

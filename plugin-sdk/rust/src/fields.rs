@@ -1,4 +1,4 @@
-//! Fields that many datasets share: lists of turns, system prompts, tools.
+//! Fields that many datasets share: lists of turns, earlier pairs, system prompts, tools.
 
 use serde_json::Value;
 
@@ -124,4 +124,43 @@ pub fn tools(row: &Row<'_>) -> Result<Option<String>, String> {
         Value::Array(_) => Ok(Some(text)),
         other => Err(format!("field `tools` is {}, not a list of tools", json_kind(&other))),
     }
+}
+
+/// Earlier `[question, answer]` pairs of `column`; none when it is absent, null or empty.
+///
+/// # Errors
+/// A reason for a reject, naming the field.
+pub fn pairs(row: &Row<'_>, column: &str) -> Result<Vec<(String, String)>, String> {
+    let list = match row.json::<Value>(column)? {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(format!("field `{column}` is {}, not a list of pairs", json_kind(&other)));
+        }
+    };
+    let mut pairs = Vec::with_capacity(list.len());
+    for (index, pair) in list.into_iter().enumerate() {
+        let Value::Array(pair) = pair else {
+            return Err(format!(
+                "field `{column}[{index}]` is {}, not a pair of question and answer",
+                json_kind(&pair)
+            ));
+        };
+        match <[Value; 2]>::try_from(pair) {
+            Ok([Value::String(q), Value::String(a)])
+                if !q.trim().is_empty() && !a.trim().is_empty() =>
+            {
+                pairs.push((q, a));
+            }
+            Ok([Value::String(_), Value::String(_)]) => {
+                return Err(format!("field `{column}[{index}]` has an empty side"));
+            }
+            Ok(_) => return Err(format!("field `{column}[{index}]` is not two strings")),
+            Err(pair) => {
+                return Err(format!("field `{column}[{index}]` has {} items, not 2", pair.len()));
+            }
+        }
+    }
+    Ok(pairs)
 }

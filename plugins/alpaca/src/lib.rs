@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use trainer_plugin::fields::pairs;
 use trainer_plugin::{
     About, Conversation, Formatter, Message, Need, Outcome, Reads, Role, Row, json_kind,
 };
@@ -84,7 +85,7 @@ impl Alpaca {
         if let Some(system) = text(row, &self.system)?.filter(|s| !s.trim().is_empty()) {
             messages.push(Message::new(Role::System, system));
         }
-        for (question, answer) in self.history(row)? {
+        for (question, answer) in pairs(row, &self.history)? {
             messages.push(Message::new(Role::User, question));
             messages.push(Message::new(Role::Assistant, answer));
         }
@@ -104,49 +105,6 @@ impl Alpaca {
         messages.push(Message::new(Role::User, parts.join(&self.separator)));
         messages.push(Message::new(Role::Assistant, output));
         Ok(messages)
-    }
-
-    /// Earlier questions and answers; none when the column is absent, null or empty.
-    fn history(&self, row: &Row<'_>) -> Result<Vec<(String, String)>, String> {
-        let column = &self.history;
-        let list = match row.json::<Value>(column)? {
-            None => return Ok(Vec::new()),
-            Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
-            Some(Value::Array(list)) => list,
-            Some(other) => {
-                return Err(format!(
-                    "field `{column}` is {}, not a list of pairs",
-                    json_kind(&other)
-                ));
-            }
-        };
-        let mut pairs = Vec::with_capacity(list.len());
-        for (index, pair) in list.into_iter().enumerate() {
-            let Value::Array(pair) = pair else {
-                return Err(format!(
-                    "field `{column}[{index}]` is {}, not a pair of question and answer",
-                    json_kind(&pair)
-                ));
-            };
-            match <[Value; 2]>::try_from(pair) {
-                Ok([Value::String(q), Value::String(a)])
-                    if !q.trim().is_empty() && !a.trim().is_empty() =>
-                {
-                    pairs.push((q, a));
-                }
-                Ok([Value::String(_), Value::String(_)]) => {
-                    return Err(format!("field `{column}[{index}]` has an empty side"));
-                }
-                Ok(_) => return Err(format!("field `{column}[{index}]` is not two strings")),
-                Err(pair) => {
-                    return Err(format!(
-                        "field `{column}[{index}]` has {} items, not 2",
-                        pair.len()
-                    ));
-                }
-            }
-        }
-        Ok(pairs)
     }
 }
 

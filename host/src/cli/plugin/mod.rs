@@ -2,8 +2,11 @@
 
 mod args;
 mod bench;
+mod build;
 mod check;
 mod inspect;
+mod language;
+mod new;
 mod place;
 
 use super::screen;
@@ -22,6 +25,8 @@ struct Command {
 
 /// The commands, in the order of `--help`.
 const COMMANDS: &[Command] = &[
+    Command { name: "new", usage: new::USAGE, about: new::ABOUT, run: new::run },
+    Command { name: "build", usage: build::USAGE, about: build::ABOUT, run: build::run },
     Command { name: "inspect", usage: inspect::USAGE, about: inspect::ABOUT, run: inspect::run },
     Command { name: "check", usage: check::USAGE, about: check::ABOUT, run: check::run },
     Command { name: "bench", usage: bench::USAGE, about: bench::ABOUT, run: bench::run },

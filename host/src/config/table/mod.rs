@@ -190,7 +190,7 @@ pub const SFT: &[Setting] = &[
         Kind::List,
         "",
         &["plugins"],
-        "formatter or template: path or name of a shipped plugin (sharegpt, alpaca, text, chatml, vicuna); may be repeated",
+        "formatter or template: path or name of a shipped plugin (sharegpt, messages, alpaca, qa, text, chatml, vicuna, classic); may be repeated",
     ),
     row(
         DATA,
@@ -480,14 +480,17 @@ pub const ACCEPTED: &[&str] = &[
     "plot_loss",
 ];
 
+const USE_CLASSIC: &str =
+    "use a template plugin: --plugin classic --plugin_options 'classic={\"name\": \"llama3\"}'";
+
 /// Names that other trainers have and this version does not, with what to do.
 pub const UNSUPPORTED: &[(&str, &str)] = &[
     ("fp16", "use --torch_dtype bfloat16"),
     ("bf16", "use --torch_dtype bfloat16"),
     ("deepspeed", "this version trains in one process"),
     ("fsdp", "this version trains in one process"),
-    ("template_name", "use a template plugin: --plugin vicuna"),
-    ("template", "use a template plugin: --plugin vicuna"),
+    ("template_name", USE_CLASSIC),
+    ("template", USE_CLASSIC),
     ("rope_scaling", "set it in the model's config.json"),
     ("trust_remote_code", "code that comes with a model is never run"),
     ("optim", "AdamW is always used; leave it out"),
