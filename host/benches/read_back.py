@@ -88,7 +88,7 @@ def ours(trainer, folder):
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst"):
         kept = pa.input_stream(folder / name, compression={"gz": "gzip", "zst": "zstd"}.get(name.split(".")[-1]))
         same(f"{name} by Python", [json.loads(line) for line in kept.read().splitlines()], want)
-    got = duckdb.sql(f"select count(*), sum(id), sum(big), sum(len(text)) from '{folder / 'a.jsonl.gz'}'").fetchone()
+    got = duckdb.sql(f"select count(*), sum(id), sum(big), sum(len(text)) from '{folder / 'a.jsonl.gz'}'").fetchall()[0]
     check = (len(want), sum(r["id"] for r in want), sum(r["big"] for r in want), sum(len(r["text"]) for r in want))
     if tuple(map(int, got)) != check:
         sys.exit(f"JSON lines by DuckDB: {got}, not {check}")

@@ -31,7 +31,7 @@ pub fn run(args: &[String]) -> Result<()> {
         Parsed::Values(values) => *values,
     };
     let as_json = values.bool("json");
-    if !values.is_given("train_file_dir") {
+    if !values.is_given("train_file_dir") && !values.is_given("dataset_name") {
         let unread = Given { text: "-".into(), origin: "estimate".into() };
         values.take(vec![("train_file_dir".into(), unread)]);
     }

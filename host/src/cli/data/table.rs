@@ -83,7 +83,7 @@ mod tests {
         let mut table = Table::new(&["name", ">rows", "empty"]);
         table.row(vec!["木x".into(), "5".into(), String::new()]);
         table.row(vec!["a\nb\u{1b}".into(), "1,234".into(), String::new()]);
-        assert_eq!(table.lines(), ["name         rows", "木x             5", "a b\\u{1b}  1,234"]);
+        assert_eq!(table.lines(), ["name        rows", "木x            5", "a b\\u{1b}  1,234"]);
         assert_eq!((bar(0.0), bar(1.0), bar(0.5)), ("".into(), "█".repeat(40), "█".repeat(20)));
     }
 }

@@ -157,9 +157,7 @@ mod tests {
     #[test]
     fn short_lengths_are_exact_and_buckets_are_powers_of_two() {
         let mut counts = Histogram::default();
-        for value in [3u64, 1, 2, 9, 9, 40] {
-            counts.add(value);
-        }
+        [3u64, 1, 2, 9, 9, 40].iter().for_each(|v| counts.add(*v));
         let s = counts.summary().unwrap();
         assert_eq!((s.count, s.sum, s.min, s.max, s.p50, s.p90), (6, 64, 1, 40, 3, 40));
         let seen: Vec<(u64, u64)> = s.histogram.iter().map(|b| (b.to, b.count)).collect();

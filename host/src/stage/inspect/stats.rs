@@ -275,8 +275,8 @@ fn declared(files: &[SourceFile]) -> Result<BTreeMap<String, String>> {
     Ok(types)
 }
 
-/// Reads everything and counts. Memory is bounded, but for duplicates (see
-/// [`super::duplicates`]).
+/// Reads everything and counts. Memory is bounded, but for duplicates: about 40 bytes a row that is
+/// no duplicate, and with MinHash some 500 more.
 ///
 /// # Errors
 /// Files that can't be read; a tokenizer that fails on a text.
