@@ -146,7 +146,7 @@ impl Reader<'_> {
 
     fn count(&mut self, from: &mut Section, key: &str) -> Field<u64> {
         // Large ones are often written as 2e8.
-        let whole = |x: f64| (x >= 0.0 && x <= 1e18 && x.fract() == 0.0).then_some(x as u64);
+        let whole = |x: f64| ((0.0..=1e18).contains(&x) && x.fract() == 0.0).then_some(x as u64);
         self.field(from, key, "a whole number or \"auto\"", |v| {
             v.as_u64().or_else(|| v.as_f64().and_then(whole))
         })

@@ -195,7 +195,7 @@ impl World {
     ///
     /// # Errors
     /// A rank that is missing.
-    pub fn from_main(&self, own: Vec<u8>, what: &str) -> Result<Vec<u8>, DistError> {
+    pub fn of_main(&self, own: Vec<u8>, what: &str) -> Result<Vec<u8>, DistError> {
         if self.is_single() {
             return Ok(own);
         }

@@ -110,9 +110,9 @@ pub fn save<T: Task>(
     };
     if !world.is_main() {
         if optimizer.partition().is_sharded() {
-            for i in 0..params.len() {
-                whole(i, &optimizer.m[i])?;
-                whole(i, &optimizer.v[i])?;
+            for (i, (m, v)) in optimizer.m.iter().zip(&optimizer.v).enumerate() {
+                whole(i, m)?;
+                whole(i, v)?;
             }
         }
         return Ok(target);
@@ -233,7 +233,7 @@ pub fn restore<T: Task>(path: &Path, task: &mut T, optimizer: &mut AdamW) -> Res
     if let Some(name) = task.state_file() {
         let read = || fs::read_limited(&path.join(name), 1 << 32);
         let bytes = if world.is_main() { read()? } else { Vec::new() };
-        task.load_state(&world.from_main(bytes, "the checkpoint's state")?, path)?;
+        task.load_state(&world.of_main(bytes, "the checkpoint's state")?, path)?;
     }
     let file = match world.is_main() {
         true => Some(SafetensorsFile::open(&path.join("optimizer.safetensors"))?),
@@ -245,7 +245,7 @@ pub fn restore<T: Task>(path: &Path, task: &mut T, optimizer: &mut AdamW) -> Res
         let text = text.ok_or_else(|| damaged("optimizer.safetensors names no step".into()))?;
         step = text.to_le_bytes().to_vec();
     }
-    let step = world.from_main(step, "the optimiser's step")?;
+    let step = world.of_main(step, "the optimiser's step")?;
     optimizer.step = step.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
     for (i, param) in task.learner().params.params.iter().enumerate() {
         let read = |suffix: &str| -> Result<Tensor> {

@@ -29,7 +29,7 @@ pub(super) fn find(
         reason: e.to_string(),
     };
     let bytes = serde_json::to_vec(&found).map_err(failed)?;
-    let bytes = world.from_main(bytes, "the checkpoint")?;
+    let bytes = world.of_main(bytes, "the checkpoint")?;
     Ok(serde_json::from_slice(&bytes).map_err(failed)?)
 }
 
