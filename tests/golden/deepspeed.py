@@ -2,7 +2,7 @@
 by update as its engine uses them.
 
     pip download --no-deps --no-binary :all: deepspeed==0.19.6 && tar xzf deepspeed-0.19.6.tar.gz
-    python make.py deepspeed-0.19.6/deepspeed/runtime/lr_schedules.py > schedules.json   # needs torch
+    python deepspeed.py deepspeed-0.19.6/deepspeed/runtime/lr_schedules.py > deepspeed/schedules.json
 """
 
 import json
