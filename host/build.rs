@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 fn main() {
+    #[cfg(feature = "gloo")]
+    gloo_shim();
     let manifest_dir = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let dist = manifest_dir.join("../plugins/dist");
     // An absent folder would make every build a changed one.
@@ -32,6 +34,15 @@ fn main() {
     if let Err(e) = std::fs::write(out.join("shipped_plugins.rs"), list) {
         panic!("can't write the list of shipped plugins to {}: {e}", out.display());
     }
+}
+
+/// Compiles the C interface to Gloo and links both.
+#[cfg(feature = "gloo")]
+fn gloo_shim() {
+    const SHIM: &str = "src/dist/gloo_shim.cc";
+    println!("cargo::rerun-if-changed={SHIM}");
+    cc::Build::new().cpp(true).std("c++17").file(SHIM).compile("trainer_gloo_shim");
+    println!("cargo::rustc-link-lib=gloo");
 }
 
 /// Name and absolute path of `path` if it is a `NAME.wasm`.

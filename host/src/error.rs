@@ -4,7 +4,8 @@
 //! where (file, row, field, tensor, plugin), what was got and expected, and ends with the
 //! remedy; it is lower-case and has no final period.
 
-use crate::{config::ConfigError, data::DataError, fs::FsError, model::ModelError};
+use crate::model::ModelError;
+use crate::{config::ConfigError, data::DataError, dist::DistError, fs::FsError};
 use crate::{plugin::PluginError, run::RunError, text::TextError};
 
 /// `Result` with [`Error`].
@@ -28,6 +29,9 @@ pub enum Error {
     /// A model folder, its weights or an adapter.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Ranks that can't work together.
+    #[error(transparent)]
+    Dist(#[from] DistError),
     /// The training loop: divergence, checkpoints, resume.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -44,7 +48,7 @@ pub enum Error {
 
 impl Error {
     /// The process's exit code: 1 internal, 2 usage, 3 data and model files, 4 plugin,
-    /// 5 diverged, 6 storage, 130 interrupted before any checkpoint could be written.
+    /// 5 diverged, 6 storage, 75 another rank is lost, 130 interrupted before any checkpoint could be written.
     pub fn exit_code(&self) -> u8 {
         if let Some(fs) = self.file_operation() {
             return if fs.is_write() { 6 } else { 3 };
@@ -55,6 +59,7 @@ impl Error {
             Error::Data(_) | Error::Text(_) | Error::Model(_) | Error::Fs(_) => 3,
             Error::Plugin(_) => 4,
             Error::Run(e) => e.exit_code(),
+            Error::Dist(e) => e.exit_code(),
             Error::Interrupted(_) => 130,
         }
     }

@@ -481,7 +481,9 @@ fn a_reward_that_fails_too_often_ends_the_run_whatever_the_policy() {
             provenance: Provenance { file: "prompts.jsonl".into(), row: 7 },
         };
         let answers = vec![Answer { prompt: &prompt, completion: "a" }; 3];
-        rewards.judge(&answers).map_err(|e| (e.exit_code(), e.to_string()))
+        rewards
+            .judge(&answers, &trainer::dist::World::default())
+            .map_err(|e| (e.exit_code(), e.to_string()))
     };
     for failure in [RewardFailure::Null, RewardFailure::Zero] {
         let (code, text) = judge(failure, "(unreachable)", "").unwrap_err();

@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: the binary, the data, and small readers of its results.
 #![allow(dead_code)]
 
+pub mod ranks;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

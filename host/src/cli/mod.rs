@@ -8,6 +8,7 @@ mod export;
 mod flags;
 mod generate;
 mod import;
+mod launch;
 mod merge;
 mod outputs;
 mod pipeline;
@@ -97,6 +98,11 @@ const COMMANDS: &[Command] = &[
         about: "run a pipeline of stages, each on the one before",
         run: pipeline::run,
     },
+    Command {
+        name: "launch",
+        about: "train with several processes, on one machine or more",
+        run: launch::run,
+    },
     Command { name: "convert", about: "turn data files into other data files", run: convert::run },
     Command {
         name: "data",
@@ -149,7 +155,9 @@ pub fn main() -> ExitCode {
     match std::panic::catch_unwind(|| dispatch(&args)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {}", screen::printable(&error.to_string()));
+            let text = screen::printable(&error.to_string());
+            eprintln!("error: {text}");
+            launch::tell_torchrun(&text);
             ExitCode::from(error.exit_code())
         }
         Err(panic) => {
@@ -179,7 +187,14 @@ fn dispatch(args: &[String]) -> Result<()> {
         }
         Some(flag) if flag.starts_with("--") => train::run(Stage::Sft, args),
         Some(name) => match COMMANDS.iter().find(|c| c.name == name) {
-            Some(command) => (command.run)(&args[1..]),
+            Some(command) => {
+                // Training is shared by ranks, a conversion by machines; all else is done once.
+                let shared = Stage::ALL.iter().any(|s| s.name() == name);
+                if !shared && !["convert", "launch"].contains(&name) {
+                    launch::refuse_several(name)?;
+                }
+                (command.run)(&args[1..])
+            }
             None => Err(unknown_command(name)),
         },
     }
@@ -209,7 +224,7 @@ fn print_help() {
         "\nExample:\n  trainer --plugin sharegpt.wasm --model_name_or_path MODEL --train_file_dir DATA \
          --output_dir OUT\n\nEach command has --help. Exit codes: 0 done (also after an interrupt that saved \
          a checkpoint),\n1 internal error, 2 usage, 3 data or model files, 4 plugin, 5 diverged, 6 storage, \
-         130 interrupted\nwithout a checkpoint.",
+         75 another rank\nis lost, 130 interrupted without a checkpoint.",
     );
     screen::line(&text);
 }

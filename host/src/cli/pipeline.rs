@@ -9,6 +9,7 @@ use super::{screen, signals};
 use crate::adapter::merge;
 use crate::config::values::{Given, Values};
 use crate::config::{ConfigError, RunConfig, Stage, file, table};
+use crate::dist::World;
 use crate::error::Result;
 use crate::fs;
 use crate::model::save::write_json;
@@ -106,7 +107,7 @@ fn train(step: &Step) -> Result<bool> {
         if !crate::run::checkpoint::list(&step.dir).is_empty() {
             config.training.resume_from_checkpoint = Some("True".into());
         }
-        super::train::train(&config, step.command.clone())?;
+        super::train::train(&config, step.command.clone(), &World::default())?;
         if !manifest.is_file() {
             return Ok(false);
         }

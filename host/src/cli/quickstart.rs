@@ -11,6 +11,7 @@ use crate::config::table::{Kind, SFT, Setting};
 use crate::config::values::{Given, Values};
 use crate::config::{ConfigError, Precision, RunConfig, Stage};
 use crate::data::{Conversation, Message};
+use crate::dist::World;
 use crate::error::{Error, Result};
 use crate::model::generate::SamplingOptions;
 use crate::run::Outcome;
@@ -101,7 +102,7 @@ pub fn run(args: &[String]) -> Result<()> {
 
     screen::line("2/4 LoRA fine-tuning on ShareGPT conversations through the plugin sharegpt");
     let (config, command) = sft_config(&folders, sft_epochs, seed)?;
-    super::train::train(&config, command.clone())?;
+    super::train::train(&config, command.clone(), &World::default())?;
     if signals::interrupted() {
         return Ok(());
     }

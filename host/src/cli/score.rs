@@ -109,7 +109,7 @@ pub fn run(args: &[String]) -> Result<()> {
         .zip(&completions)
         .map(|(prompt, completion)| Answer { prompt, completion })
         .collect();
-    let judged = rewards.judge(&all)?;
+    let judged = rewards.judge(&all, &crate::dist::World::default())?;
     let mut lines = String::new();
     for (i, answer) in all.iter().enumerate() {
         let scores: serde_json::Map<String, serde_json::Value> = rewards

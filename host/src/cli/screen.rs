@@ -81,7 +81,11 @@ pub fn summary(s: &Summary) {
     let done = if s.done > 0 { format!(", {} done", grouped(s.done)) } else { String::new() };
     row("updates", format!("{}{done}", grouped(s.steps)));
     row("memory", format!("about {} at the peak", megabytes(s.memory_bytes as u64)));
-    row("machine", format!("CPU, {} threads, seed {}", s.threads, s.seed));
+    let each = match s.processes {
+        1 => format!("{} threads", s.threads),
+        n => format!("{n} processes, {} threads each", s.threads),
+    };
+    row("machine", format!("CPU, {each}, seed {}", s.seed));
     row("output", printable(&s.output_dir.display().to_string()));
     for notice in &s.notices {
         row("note", printable(notice));

@@ -14,6 +14,18 @@ pub fn install() {
     });
 }
 
+/// From now on signals are only counted.
+pub fn install_counting() {
+    let _ = ctrlc::set_handler(|| {
+        RECEIVED.fetch_add(1, Ordering::SeqCst);
+    });
+}
+
+/// How many came.
+pub fn count() -> u32 {
+    RECEIVED.load(Ordering::SeqCst)
+}
+
 /// Whether a signal came.
 pub fn interrupted() -> bool {
     RECEIVED.load(Ordering::SeqCst) > 0

@@ -1,12 +1,16 @@
 //! The training stages' commands.
 
+use std::time::Duration;
+
 use super::flags::{self, Parsed};
 use super::progress::Console;
 use super::{screen, signals};
 use crate::config::{RunConfig, Stage, table};
 use crate::data::hub::HubOptions;
+use crate::dist::World;
 use crate::error::Result;
 use crate::run::Task;
+use crate::run::progress::Silent;
 use crate::stage::setup::Prepared;
 use crate::stage::{causal, distill, kto, preference, rl, rm, sources};
 
@@ -86,24 +90,40 @@ pub fn run(stage: Stage, args: &[String]) -> Result<()> {
     let mut command = vec!["trainer".to_string(), stage.name().to_string()];
     command.extend(args.iter().cloned());
     signals::install();
-    train(&config, command)
+    let world = World::join(Duration::from_secs(config.training.ddp_timeout))?;
+    let trained = train(&config, command, &world);
+    if let Err(e) = &trained {
+        world.leave(&e.to_string());
+    }
+    trained
 }
 
-/// Trains by a resolved configuration, with both screens.
-pub fn train(config: &RunConfig, command: Vec<String>) -> Result<()> {
+/// Trains by a resolved configuration, with both screens; the ranks of `world` together.
+pub fn train(config: &RunConfig, command: Vec<String>, world: &World) -> Result<()> {
     let again = command.clone();
-    let config = &with_files(config)?;
+    // Rank 0 fetches first; others of its machine find the files there.
+    let config = match world.is_main() {
+        true => with_files(config)?,
+        false => {
+            world.collective().barrier("data sets of the hub")?;
+            sources::fetched(config, &HubOptions::from_env(), &mut |_| {})?
+        }
+    };
+    if world.is_main() {
+        world.collective().barrier("data sets of the hub")?;
+    }
+    let config = &config;
     match config.stage {
-        Stage::Pt | Stage::Sft => run_prepared(causal::prepare(config, command)?, again),
-        Stage::Rm => run_prepared(rm::prepare(config, command)?, again),
+        Stage::Pt | Stage::Sft => run_prepared(causal::prepare(config, command, world)?, again),
+        Stage::Rm => run_prepared(rm::prepare(config, command, world)?, again),
         Stage::Dpo | Stage::Orpo | Stage::Simpo => {
-            run_prepared(preference::prepare(config, command)?, again)
+            run_prepared(preference::prepare(config, command, world)?, again)
         }
-        Stage::Kto => run_prepared(kto::prepare(config, command)?, again),
+        Stage::Kto => run_prepared(kto::prepare(config, command, world)?, again),
         Stage::Grpo | Stage::Rloo | Stage::Ppo => {
-            run_prepared(rl::prepare::prepare(config, command)?, again)
+            run_prepared(rl::prepare::prepare(config, command, world)?, again)
         }
-        Stage::Distill => run_prepared(distill::prepare(config, command)?, again),
+        Stage::Distill => run_prepared(distill::prepare(config, command, world)?, again),
     }
 }
 
@@ -118,6 +138,11 @@ pub fn with_files(config: &RunConfig) -> Result<RunConfig> {
 
 fn run_prepared<T: Task>(prepared: Prepared<'_, T>, command: Vec<String>) -> Result<()> {
     let config = prepared.config();
+    if !prepared.is_main() {
+        // Rank 0 prints, for all.
+        prepared.train(&mut Silent, &signals::interrupted, |_| {})?;
+        return Ok(());
+    }
     let mut shown = prepared.summary.clone();
     let mut console = Console::new(&config.training.output_dir);
     let report = prepared.train(&mut console, &signals::interrupted, |summary| {
@@ -149,7 +174,12 @@ fn resume_command(command: &[String]) -> String {
             parts.push(quoted(arg));
         }
     }
-    format!("{} --resume_from_checkpoint True", parts.join(" "))
+    let own = format!("{} --resume_from_checkpoint True", parts.join(" "));
+    match std::env::var(super::launch::COMMAND_VARIABLE) {
+        // Behind the launcher's own arguments stands the command without the program.
+        Ok(launch) => format!("{launch} -- {}", own.trim_start_matches("trainer ")),
+        Err(_) => own,
+    }
 }
 
 #[cfg(test)]

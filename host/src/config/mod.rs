@@ -5,6 +5,7 @@
 //! faults of a command are reported at once.
 
 pub mod adapter;
+pub mod deepspeed;
 pub mod distillation;
 pub mod file;
 pub mod precision;
@@ -18,6 +19,7 @@ pub mod training;
 pub mod values;
 
 pub use adapter::AdapterSettings;
+pub use deepspeed::{DeepSpeed, LossScaling, WarmupKind, WarmupSchedule};
 pub use distillation::Distillation;
 pub use precision::Precision;
 pub use reinforcement::{
@@ -27,7 +29,7 @@ pub use run::RunConfig;
 pub use sampling::Sampling;
 pub use sources::{DataSources, MixStrategy, Mixing, PreprocessingCache};
 pub use stage::{Packing, PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
-pub use training::{LrScheduler, SaveStrategy, TrainingArguments};
+pub use training::{LrScheduler, Reproducible, SaveStrategy, TrainingArguments};
 
 /// A flag, key or combination that can't be used. All faults of one command are reported together.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The resolved configuration of a training stage.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -11,9 +11,9 @@ use super::precision::Precision;
 use super::reinforcement::Reinforcement;
 use super::sampling::Sampling;
 use super::sources::DataSources;
-use super::stage::{Preferences, Pretraining, RewardModelling, Stage};
+use super::stage::{PreferenceLoss, Preferences, Pretraining, RewardModelling, Stage};
 use super::values::Values;
-use super::{ConfigError, LrScheduler, SaveStrategy, TrainingArguments};
+use super::{ConfigError, DeepSpeed, LrScheduler, Reproducible, SaveStrategy, TrainingArguments};
 
 /// What a broken row does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -105,6 +105,8 @@ impl RunConfig {
     /// Every fault at once.
     pub fn resolve(stage: Stage, mut values: Values, train: bool) -> Result<Self, ConfigError> {
         let v = &mut values;
+        // First: its fields become settings.
+        let deepspeed = v.text("deepspeed").map(|path| DeepSpeed::read(Path::new(&path), v));
         let pretraining = (stage == Stage::Pt).then(|| Pretraining::resolve(v));
         let from_scratch = pretraining.as_ref().is_some_and(Pretraining::from_scratch);
         let need = |v: &mut Values, name: &str, what: &str| match v.text(name) {
@@ -145,7 +147,7 @@ impl RunConfig {
                     .into(),
             );
         }
-        let training = training(v, output_dir);
+        let training = training(v, output_dir, deepspeed);
         // Weights that nobody trained yet are trained as a whole.
         let use_peft = match v.optional_bool("use_peft") {
             Some(true) if from_scratch => {
@@ -215,6 +217,10 @@ impl RunConfig {
             tensorboard: v.choice("report_to") == "tensorboard",
             training,
         };
+        let mut config = config;
+        if config.training.reproducible == Reproducible::Strict {
+            config.one_at_a_time();
+        }
         config.cross_check(v);
         if values.faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(values.faults)) }
     }
@@ -223,6 +229,21 @@ impl RunConfig {
     pub fn train_sources(&self) -> Vec<Vec<String>> {
         let files = self.train_file_dir.iter().map(|input| vec![input.clone()]);
         files.chain(self.sources.fetched.iter().cloned()).collect()
+    }
+
+    /// What `--reproducible strict` needs beside single examples in training: nothing is computed
+    /// beside something else.
+    fn one_at_a_time(&mut self) {
+        let together = |loss| matches!(loss, PreferenceLoss::Kto | PreferenceLoss::Orpo);
+        if !self.preferences.as_ref().is_some_and(|p| together(p.loss)) {
+            self.training.per_device_eval_batch_size = 1;
+        }
+        if let Some(reinforcement) = &mut self.reinforcement {
+            reinforcement.sampling.generation_batch_size = 1;
+        }
+        if let Some(distillation) = &mut self.distillation {
+            distillation.sampling.generation_batch_size = 1;
+        }
     }
 
     /// How the stage samples, if it does.
@@ -275,6 +296,11 @@ impl RunConfig {
         if !base.as_os_str().is_empty() && args.output_dir == *base {
             faults.push("`--output_dir` is the base model's folder; choose another");
         }
+        if args.reproducible == Reproducible::Strict && args.zero_stage > 1 {
+            faults.push(
+                "`--reproducible strict` adds whole gradients up, and `--zero_stage 2` keeps parts of them; use `--zero_stage 1`",
+            );
+        }
         let evaluates = args.eval_strategy != SaveStrategy::No
             && (!self.validation_file_dir.is_empty() || self.validation_split_percentage > 0.0);
         if args.load_best_model_at_end && !evaluates {
@@ -321,7 +347,11 @@ fn strategy(text: &str) -> SaveStrategy {
     }
 }
 
-fn training(v: &mut Values, output_dir: PathBuf) -> TrainingArguments {
+fn training(
+    v: &mut Values,
+    output_dir: PathBuf,
+    deepspeed: Option<DeepSpeed>,
+) -> TrainingArguments {
     let metric = v.text("metric_for_best_model").unwrap_or_default();
     let warmup = v.float("warmup_steps");
     let ratio = v.float("warmup_ratio");
@@ -364,6 +394,13 @@ fn training(v: &mut Values, output_dir: PathBuf) -> TrainingArguments {
         early_stopping_patience: v.limit("early_stopping_patience").map(|n| n as u32),
         early_stopping_threshold: v.float("early_stopping_threshold"),
         shuffle: v.bool("shuffle"),
+        reproducible: match v.choice("reproducible").as_str() {
+            "strict" => Reproducible::Strict,
+            _ => Reproducible::Standard,
+        },
+        zero_stage: v.choice("zero_stage").parse().unwrap_or(0),
+        ddp_timeout: v.int("ddp_timeout").unsigned_abs(),
+        deepspeed,
     }
 }
 

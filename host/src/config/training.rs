@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DeepSpeed;
+
 /// Learning rate over the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,6 +28,18 @@ pub enum SaveStrategy {
     Steps,
     /// At the end of every epoch.
     Epoch,
+}
+
+/// How far runs on different numbers of processes agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reproducible {
+    /// To rounding: sums of gradients are taken in the order that is fastest on this number of
+    /// processes. Runs on the same number agree to the bit.
+    #[default]
+    Standard,
+    /// To the bit: examples go through the model one by one, and are added up in one order.
+    Strict,
 }
 
 /// Everything the training loop needs to know. Defaults are the Hugging Face trainer's
@@ -92,4 +106,12 @@ pub struct TrainingArguments {
     pub early_stopping_threshold: f64,
     /// Shuffle the training rows each epoch.
     pub shuffle: bool,
+    /// How far runs on different numbers of processes agree.
+    pub reproducible: Reproducible,
+    /// What is sharded over the processes: nothing (0), the optimiser's state (1), gradients too (2).
+    pub zero_stage: u8,
+    /// Longest that an operation over all processes may take, seconds.
+    pub ddp_timeout: u64,
+    /// What a DeepSpeed configuration says beyond the settings above.
+    pub deepspeed: Option<DeepSpeed>,
 }

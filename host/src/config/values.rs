@@ -65,6 +65,22 @@ impl Values {
         !self.list_of(name).is_empty()
     }
 
+    /// Gives a value that comes with a further source: `None` when nothing else was given, or the
+    /// same; else what was, in words.
+    pub fn agree(&mut self, name: &str, text: &str, origin: &str) -> Option<String> {
+        let setting = find(self.table, name)?;
+        if let Some(given) = self.list_of(name).last() {
+            let number = |t: &str| t.parse::<f64>().ok();
+            let same = given.text.eq_ignore_ascii_case(text)
+                || number(text).is_some_and(|n| number(&given.text) == Some(n));
+            let theirs = crate::error::excerpt(&given.text);
+            return (!same).then(|| format!("`{}` is {theirs}", given.origin));
+        }
+        let given = Given { text: text.to_string(), origin: origin.to_string() };
+        self.given.insert(setting.name, vec![given]);
+        None
+    }
+
     /// What was given under a setting's name or one of its aliases.
     fn list_of(&self, name: &str) -> &[Given] {
         let name = find(self.table, name).map_or(name, |s| s.name);

@@ -16,6 +16,9 @@ pub struct TokenBatch {
     pub loss_weights: Vec<f32>,
     /// Sequence `s` is `bounds[s]..bounds[s + 1]`; first 0, last `tokens`.
     pub bounds: Vec<usize>,
+    /// Names of the sequences within the run, which key their random masks: the same wherever and
+    /// beside whatever a sequence is trained. Sequences beyond are named by their place.
+    pub names: Vec<u64>,
 }
 
 /// A position whose next token is trained.
@@ -58,6 +61,19 @@ impl TokenBatch {
         batch.labels = vec![IGNORE_INDEX; batch.input_ids.len()];
         batch.loss_weights = vec![1.0; batch.input_ids.len()];
         batch
+    }
+
+    /// The batch with names for its sequences.
+    pub fn named(mut self, names: impl IntoIterator<Item = u64>) -> Self {
+        self.names.extend(names);
+        self
+    }
+
+    /// Names of all tokens: by sequence and place in it.
+    pub fn token_names(&self) -> Vec<u64> {
+        let name = |s: usize| self.names.get(s).copied().unwrap_or(s as u64) << 32;
+        let of = |(s, b): (usize, &[usize])| (0..(b[1] - b[0]) as u64).map(move |t| name(s) | t);
+        self.bounds.windows(2).enumerate().flat_map(of).collect()
     }
 
     /// Number of tokens.

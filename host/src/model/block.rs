@@ -37,6 +37,17 @@ pub struct BlockParams {
     pub experts: Vec<usize>,
 }
 
+impl BlockParams {
+    /// All of them, in order.
+    pub fn indices(&self) -> Vec<usize> {
+        let linears = self.linears.iter().flat_map(|l| [l.weight, l.bias]);
+        let norms = self.norms.iter().flat_map(|n| [n.weight, n.bias]);
+        let mut all: Vec<usize> = linears.chain(norms).flatten().collect();
+        all.sort_unstable();
+        all
+    }
+}
+
 /// Everything about a block but its weights.
 #[derive(Clone, Copy)]
 pub struct BlockContext<'a> {

@@ -154,6 +154,7 @@ impl Decoder {
             labels: Vec::new(),
             loss_weights: Vec::new(),
             bounds,
+            names: Vec::new(),
         };
         self.check(&batch)?;
         let spans: Vec<(usize, usize)> =

@@ -13,7 +13,7 @@ use super::mixture::Load;
 use super::norm::{self, NormParams, Norms};
 use super::params::{GradSet, ParamSet};
 use super::places::{self, Places, Tables};
-use super::projection::Context;
+use super::projection::{Context, Masks};
 use super::spec::DecoderSpec;
 use super::weights::Weights;
 use crate::ops::head::Head;
@@ -119,7 +119,7 @@ pub struct Tape {
     blocks: Vec<BlockTape>,
     /// Output of the last block, `[tokens, hidden]`.
     pub(super) hidden: Tensor,
-    dropout_key: Option<u64>,
+    dropout: Option<Masks>,
     /// How all layers' experts shared the tokens.
     pub(super) load: Load,
     /// Weight of the loss that balances it, in the backward.
@@ -217,9 +217,9 @@ impl Decoder {
         params: &'a ParamSet,
         layer: usize,
         places: &'a Places,
-        dropout_key: Option<u64>,
+        dropout: Option<&'a Masks>,
     ) -> BlockContext<'a> {
-        let cx = Context { exec: self.exec, params, lora: self.trained.lora(), dropout_key };
+        let cx = Context { exec: self.exec, params, lora: self.trained.lora(), dropout };
         BlockContext { cx, norms: self.norms(), spec: &self.spec, layer, places, balance: None }
     }
 
@@ -249,15 +249,15 @@ impl Decoder {
     }
 
     /// Embeddings of `batch` as the first block takes them, `[tokens, hidden]`, and what the backward
-    /// needs of them. `noise_key` is of the noise on them; `None`: no noise.
+    /// needs of them. `masks` keys the noise on them; `None`: no noise.
     fn embedded(
         &self,
         batch: &TokenBatch,
-        noise_key: Option<u64>,
+        masks: Option<&Masks>,
     ) -> Result<(Tensor, Option<Embedded>)> {
         let mut x = ops::embedding::forward(self.exec, &self.weights.embed, &batch.input_ids)?;
-        if let (Some(key), true) = (noise_key, self.neftune_alpha > 0.0) {
-            let noise = ops::neftune::Neftune { alpha: self.neftune_alpha, key };
+        if let (Some(Masks { key, rows }), true) = (masks, self.neftune_alpha > 0.0) {
+            let noise = ops::neftune::Neftune { alpha: self.neftune_alpha, key: *key, rows };
             x = ops::neftune::add(x, &batch.bounds, noise)?;
         }
         if self.spec.embed_scale != 1.0 {
@@ -304,6 +304,18 @@ impl Decoder {
         }
     }
 
+    /// Indices of the trained parameters of each block.
+    pub fn trained_by_block(&self) -> Vec<Vec<usize>> {
+        let of = |layer: usize| match &self.trained {
+            Trained::Nothing => Vec::new(),
+            Trained::Lora(table) => table.indices(layer),
+            Trained::Full(weights) => {
+                weights.blocks.get(layer).map_or_else(Vec::new, BlockParams::indices)
+            }
+        };
+        (0..self.weights.layers.len()).map(of).collect()
+    }
+
     /// The last block's output, `[tokens, hidden]`, before the final norm. Nothing is kept.
     pub fn hidden(&self, params: &ParamSet, batch: &TokenBatch) -> Result<Tensor> {
         self.check(batch)?;
@@ -327,11 +339,12 @@ impl Decoder {
         self.check(batch)?;
         let lowest = self.lowest_trained().unwrap_or(usize::MAX);
         let places = self.places(batch)?;
-        let (mut x, embedded) = self.embedded(batch, dropout_key)?;
+        let dropout = dropout_key.map(|key| Masks { key, rows: batch.token_names() });
+        let (mut x, embedded) = self.embedded(batch, dropout.as_ref())?;
         let mut blocks = Vec::with_capacity(self.weights.layers.len());
         let mut load = Load::default();
         for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let b = self.block_context(params, layer, &places, dropout_key);
+            let b = self.block_context(params, layer, &places, dropout.as_ref());
             let (y, saved) = block::forward(&b, weights, &x)?;
             if let Some(own) = saved.load() {
                 load.add(own);
@@ -345,7 +358,7 @@ impl Decoder {
             }
             x = y;
         }
-        Ok(Tape { places, embedded, blocks, hidden: x, dropout_key, load, balance: 0.0 })
+        Ok(Tape { places, embedded, blocks, hidden: x, dropout, load, balance: 0.0 })
     }
 
     /// Gradients of everything trained below the last block's output. `dhidden [tokens, hidden]`.
@@ -360,7 +373,7 @@ impl Decoder {
         let Some(lowest) = self.lowest_trained() else { return Ok(()) };
         let full = self.trained.weights();
         let untrained = BlockParams::default();
-        let Tape { places, embedded, mut blocks, dropout_key, hidden, load, balance } = tape;
+        let Tape { places, embedded, mut blocks, dropout, hidden, load, balance } = tape;
         drop(hidden);
         let balance = (balance != 0.0).then(|| Balance {
             slopes: load.slopes().into_iter().map(|slope| balance * slope).collect(),
@@ -368,7 +381,7 @@ impl Decoder {
         let mut dy = dhidden;
         for layer in (lowest..self.weights.layers.len()).rev() {
             let weights = &self.weights.layers[layer];
-            let mut b = self.block_context(params, layer, &places, dropout_key);
+            let mut b = self.block_context(params, layer, &places, dropout.as_ref());
             b.balance = balance.as_ref();
             let saved = match blocks.pop() {
                 Some(BlockTape::Saved(saved)) => *saved,
@@ -377,7 +390,9 @@ impl Decoder {
             };
             let trained = full.and_then(|f| f.blocks.get(layer)).unwrap_or(&untrained);
             let want_dx = layer > lowest || full.is_some_and(TrainedWeights::before_blocks);
-            match block::backward(&b, weights, trained, saved, dy, want_dx, grads)? {
+            let dx = block::backward(&b, weights, trained, saved, dy, want_dx, grads)?;
+            grads.block_done(layer)?;
+            match dx {
                 Some(dx) => dy = dx,
                 None => return Ok(()),
             }
@@ -443,7 +458,7 @@ impl Decoder {
     }
 }
 
-/// Key of one micro-batch's dropout masks.
-pub fn dropout_key(seed: u64, global_step: u64, micro_step: u32) -> u64 {
-    mix64(mix64(seed ^ 0xD509_0A7B_0000_0001).wrapping_add(global_step)) ^ mix64(micro_step.into())
+/// Key of one update's dropout masks.
+pub fn dropout_key(seed: u64, global_step: u64) -> u64 {
+    mix64(mix64(seed ^ 0xD509_0A7B_0000_0001).wrapping_add(global_step))
 }

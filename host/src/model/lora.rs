@@ -117,6 +117,12 @@ impl LoraTable {
         self.decomposed.iter_mut().filter_map(|(at, by)| Some((*at, *pairs.get(at)?, by)))
     }
 
+    /// Indices of the parameters of a layer's pairs, in order.
+    pub fn indices(&self, layer: usize) -> Vec<usize> {
+        let own = self.pairs.iter().filter(|((l, _), _)| *l == layer);
+        own.flat_map(|(_, pair)| [pair.a, pair.b]).collect()
+    }
+
     /// Whether no projection carries a pair.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()

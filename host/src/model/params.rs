@@ -48,17 +48,62 @@ impl ParamSet {
     }
 }
 
+/// Takes the gradients of a block as soon as they are complete.
+pub struct GradSink(Box<dyn FnMut(&mut [Option<Tensor>], usize) -> candle_core::Result<()>>);
+
+impl GradSink {
+    /// `take` is given all gradients and the block whose are complete.
+    pub fn new(
+        take: impl FnMut(&mut [Option<Tensor>], usize) -> candle_core::Result<()> + 'static,
+    ) -> Self {
+        Self(Box::new(take))
+    }
+}
+
+impl std::fmt::Debug for GradSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GradSink")
+    }
+}
+
 /// Gradients of a [`ParamSet`], by index; `None`: nothing flowed yet.
 #[derive(Debug, Default)]
 pub struct GradSet {
     /// The gradients, f32, each of its parameter's shape.
     pub grads: Vec<Option<Tensor>>,
+    /// Where gradients go block by block; `None`: they stay.
+    pub sink: Option<GradSink>,
+    /// Blocks that went there since [`GradSet::take_done`].
+    done: Vec<usize>,
 }
 
 impl GradSet {
     /// Empty gradients for `n` parameters.
     pub fn new(n: usize) -> Self {
-        Self { grads: vec![None; n] }
+        Self { grads: vec![None; n], ..Self::default() }
+    }
+
+    /// These gradients.
+    pub fn of(grads: Vec<Option<Tensor>>) -> Self {
+        Self { grads, ..Self::default() }
+    }
+
+    /// The gradients of block `layer` are complete.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn block_done(&mut self, layer: usize) -> candle_core::Result<()> {
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        if self.done.contains(&layer) {
+            candle_core::bail!("block {layer} was differentiated twice in one micro-batch");
+        }
+        self.done.push(layer);
+        (sink.0)(&mut self.grads, layer)
+    }
+
+    /// Blocks that went to the sink since the last call.
+    pub fn take_done(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.done)
     }
 
     /// Forgets everything, keeping the size.

@@ -61,22 +61,31 @@ pub struct Context<'a> {
     pub params: &'a ParamSet,
     /// LoRA pairs, if any.
     pub lora: Option<&'a LoraTable>,
-    /// Key of this micro-batch's dropout masks; `None`: no dropout (evaluation).
-    pub dropout_key: Option<u64>,
+    /// This micro-batch's dropout masks; `None`: no dropout (evaluation).
+    pub dropout: Option<&'a Masks>,
 }
 
-impl Context<'_> {
+/// What a micro-batch's dropout masks are made of.
+#[derive(Clone, Debug)]
+pub struct Masks {
+    /// Their key: from the seed and the step.
+    pub key: u64,
+    /// Names of the tokens, by row.
+    pub rows: Vec<u64>,
+}
+
+impl<'a> Context<'a> {
     fn pair(&self, layer: usize, projection: Projection) -> Option<LoraPair> {
         self.lora.and_then(|table| table.get(layer, projection))
     }
 
     /// The layer with its decomposed pair, if it has one.
-    fn decomposed<'a>(
-        &'a self,
+    fn decomposed<'b>(
+        &'b self,
         layer: usize,
         projection: Projection,
-        linear: &'a Linear,
-    ) -> Option<(usize, dora::Layer<'a>)> {
+        linear: &'b Linear,
+    ) -> Option<(usize, dora::Layer<'b>)> {
         let by = self.lora?.decomposed(layer, projection)?;
         let pair = self.pair(layer, projection)?;
         let (a, b) = pair.tensors(self.params);
@@ -93,11 +102,11 @@ impl Context<'_> {
         Some((by.magnitude, layer))
     }
 
-    fn dropout(&self, layer: usize, projection: Projection) -> Option<Dropout> {
+    fn dropout(&self, layer: usize, projection: Projection) -> Option<Dropout<'a>> {
         let p = self.lora?.dropout;
-        let key = self.dropout_key?;
+        let Masks { key, rows } = self.dropout?;
         let module = (layer as u64) << 8 | projection as u64;
-        (p > 0.0).then(|| Dropout { p, key: mix64(key ^ mix64(module + 1)) })
+        (p > 0.0).then(|| Dropout { p, key: mix64(key ^ mix64(module + 1)), rows })
     }
 
     /// Whether the backward of this layer needs its input.

@@ -27,7 +27,7 @@ pub struct Layer<'a> {
     /// `|W + s B A|`, `[out]`, of [`weight_norm`].
     pub norm: &'a Tensor,
     /// Dropout on the input of the change.
-    pub dropout: Option<Dropout>,
+    pub dropout: Option<Dropout<'a>>,
 }
 
 impl Layer<'_> {

@@ -8,13 +8,16 @@ use super::Exec;
 use super::cpu::slices::{tensor, with_f32};
 use super::cpu::{PARALLEL_MIN, multiversion};
 
-/// A dropout mask: element `(row, column)` is kept iff a hash of `(key, row, column)` says so.
+/// A dropout mask: element `(row, column)` is kept iff a hash of `(key, row's name, column)` says so.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
+pub struct Dropout<'a> {
     /// Probability of dropping, in `(0, 1)`.
     pub p: f32,
-    /// Key of the mask: from the seed, step, micro-step, layer and module.
+    /// Key of the mask: from the seed, step, layer and module.
     pub key: u64,
+    /// Names of the rows, so that a token's mask does not depend on its neighbours; rows beyond are
+    /// named by their index.
+    pub rows: &'a [u64],
 }
 
 /// 32 well-mixed bits (the finaliser of MurmurHash3, Appleby 2011), vectorisable.
@@ -27,16 +30,17 @@ pub(super) fn mix32(mut h: u32) -> u32 {
     h ^ (h >> 16)
 }
 
-/// Key of one row's values.
-pub(super) fn row_key(key: u64, row: usize) -> u32 {
-    let mixed = crate::rng::mix64(key ^ crate::rng::mix64(row as u64 + 1));
+/// Key of one row's values; `names` names the rows, those beyond by their index.
+pub(super) fn row_key(key: u64, names: &[u64], row: usize) -> u32 {
+    let name = names.get(row).copied().unwrap_or(row as u64);
+    let mixed = crate::rng::mix64(key ^ crate::rng::mix64(name.wrapping_add(1)));
     (mixed ^ (mixed >> 32)) as u32
 }
 
-impl Dropout {
+impl Dropout<'_> {
     /// Key of one row's mask.
     fn row_key(&self, row: usize) -> u32 {
-        row_key(self.key, row)
+        row_key(self.key, self.rows, row)
     }
 
     /// Hashes below this are dropped.
@@ -62,7 +66,7 @@ multiversion! {
 ///
 /// # Errors
 /// When a device fails.
-pub fn apply(exec: Exec, x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+pub fn apply(exec: Exec, x: &Tensor, dropout: Dropout<'_>) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let (threshold, scale) = (dropout.threshold(), dropout.keep_scale());
     let fill = |source: &dyn Fn(usize) -> std::ops::Range<usize>, x: &[f32], y: &mut [f32]| {

@@ -75,7 +75,7 @@ pub fn forward(
     a: &Tensor,
     b: &Tensor,
     scale: f32,
-    dropout: Option<Dropout>,
+    dropout: Option<Dropout<'_>>,
 ) -> Result<(Tensor, Saved)> {
     let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);
     let dropped = dropped(exec, x, dropout)?;
@@ -93,7 +93,7 @@ pub fn forward(
     Ok((y, Saved { xa, sum: None }))
 }
 
-fn dropped(exec: Exec, x: &Tensor, dropout: Option<Dropout>) -> Result<Option<Tensor>> {
+fn dropped(exec: Exec, x: &Tensor, dropout: Option<Dropout<'_>>) -> Result<Option<Tensor>> {
     dropout.map(|d| dropout::apply(exec, x, d)).transpose()
 }
 
@@ -111,7 +111,7 @@ pub fn backward(
     a: &Tensor,
     b: &Tensor,
     scale: f32,
-    dropout: Option<Dropout>,
+    dropout: Option<Dropout<'_>>,
     dx: Option<Tensor>,
 ) -> Result<(Grads, Option<Tensor>)> {
     let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);

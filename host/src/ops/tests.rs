@@ -105,7 +105,7 @@ fn linear_gradients() {
 #[test]
 fn lora_gradients_with_and_without_dropout() {
     let inputs = [randn(1, &[6, 7]), randn(2, &[3, 7]), randn(3, &[5, 3])];
-    for dropout in [None, Some(dropout::Dropout { p: 0.4, key: 77 })] {
+    for dropout in [None, Some(dropout::Dropout { p: 0.4, key: 77, rows: &[] })] {
         check(
             "lora",
             &inputs,
@@ -488,13 +488,20 @@ fn bf16_weights_give_the_widened_product() {
 #[test]
 fn dropout_keeps_the_mean_and_is_the_same_everywhere() {
     let x = Tensor::ones((200, 300), DType::F32, &Device::Cpu).unwrap();
-    let mask = dropout::Dropout { p: 0.25, key: 5 };
+    let mask = dropout::Dropout { p: 0.25, key: 5, rows: &[] };
     let fused = dropout::apply(Exec::Fused, &x, mask).unwrap();
     assert_eq!(bits(&fused), bits(&dropout::apply(Exec::Portable, &x, mask).unwrap()));
     let mean: f32 = fused.mean_all().unwrap().to_scalar().unwrap();
     assert!((mean - 1.0).abs() < 0.01, "{mean}");
     let other = dropout::Dropout { key: 6, ..mask };
     assert_ne!(bits(&fused), bits(&dropout::apply(Exec::Fused, &x, other).unwrap()));
+    // A row's mask is its name's, wherever it stands.
+    let names: Vec<u64> = (50..200).chain(0..50).collect();
+    let named = dropout::Dropout { rows: &names, ..mask };
+    let moved = dropout::apply(Exec::Fused, &x, named).unwrap();
+    let row = |t: &Tensor, r: usize| bits(&t.narrow(0, r, 1).unwrap().contiguous().unwrap());
+    assert_eq!(row(&moved, 0), row(&fused, 50));
+    assert_eq!(row(&moved, 199), row(&fused, 49));
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), operation for operation as torch's.
 
+use std::ops::Range;
+
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
+use super::Partition;
 use crate::model::{GradSet, ParamSet};
 use crate::ops::cpu::slices::{modify, with_f32};
 use crate::ops::cpu::{PARALLEL_MIN, multiversion};
@@ -24,9 +27,10 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct AdamW {
     settings: Settings,
+    partition: Partition,
     /// Updates made.
     pub step: u64,
-    /// First moments, by parameter.
+    /// First moments, by parameter: of its shape, or, sharded, a row of this rank's values of it.
     pub m: Vec<Tensor>,
     /// Second moments.
     pub v: Vec<Tensor>,
@@ -62,23 +66,39 @@ multiversion! {
 }
 
 impl AdamW {
-    /// Zero moments for `params`.
+    /// Zero moments for all of `params`.
     ///
     /// # Errors
     /// When the memory can't be had.
     pub fn new(settings: Settings, params: &ParamSet) -> Result<Self> {
-        let zeros = || -> Result<Vec<Tensor>> {
-            params
-                .params
-                .iter()
-                .map(|p| Tensor::zeros(p.tensor.shape(), DType::F32, p.tensor.device()))
-                .collect()
+        Self::sharded(settings, params, Partition::whole(params))
+    }
+
+    /// Zero moments for this rank's part of `params`.
+    ///
+    /// # Errors
+    /// When the memory can't be had.
+    pub fn sharded(settings: Settings, params: &ParamSet, partition: Partition) -> Result<Self> {
+        let zeros = |(i, p): (usize, &crate::model::NamedTensor)| {
+            let shape = match partition.is_sharded() {
+                true => candle_core::Shape::from(partition.own(i).len()),
+                false => p.tensor.shape().clone(),
+            };
+            Tensor::zeros(shape, DType::F32, p.tensor.device())
         };
-        Ok(Self { settings, step: 0, m: zeros()?, v: zeros()? })
+        let all = || params.params.iter().enumerate().map(zeros).collect::<Result<Vec<Tensor>>>();
+        let (m, v) = (all()?, all()?);
+        Ok(Self { settings, partition, step: 0, m, v })
+    }
+
+    /// Who keeps what.
+    pub fn partition(&self) -> &Partition {
+        &self.partition
     }
 
     /// One update with gradients scaled by `grad_scale`. On the CPU parameters and moments change
-    /// in place. A parameter without gradient is left alone.
+    /// in place. A parameter without gradient is left alone. Sharded, only this rank's values change;
+    /// a gradient is then of its parameter's shape, or a row of this rank's values of it.
     ///
     /// # Errors
     /// When a device fails.
@@ -107,9 +127,15 @@ impl AdamW {
                 eps: s.eps as f32,
                 grad_scale: grad_scale as f32,
             };
+            let own = self.partition.own(i);
+            if own.is_empty() {
+                continue;
+            }
             let cpu = param.tensor.device().is_cpu() && param.tensor.dtype() == DType::F32;
             if cpu {
-                fused(&param.tensor, &self.m[i], &self.v[i], grad, update)?;
+                fused(&param.tensor, own, &self.m[i], &self.v[i], grad, update)?;
+            } else if self.partition.is_sharded() {
+                candle_core::bail!("a sharded optimiser works on f32 parameters of the CPU");
             } else {
                 let (p, m, v) = portable(&param.tensor, &self.m[i], &self.v[i], grad, update)?;
                 (param.tensor, self.m[i], self.v[i]) = (p, m, v);
@@ -119,19 +145,36 @@ impl AdamW {
     }
 }
 
-fn fused(p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, update: Update) -> Result<()> {
+fn fused(
+    p: &Tensor,
+    own: Range<usize>,
+    m: &Tensor,
+    v: &Tensor,
+    g: &Tensor,
+    update: Update,
+) -> Result<()> {
     // Locks are taken one inside the other; the four tensors are different ones.
     let mut done = Ok(());
-    modify(p.clone(), |p| done = fused_moments(p, m, v, g, update))?;
+    modify(p.clone(), |p| done = fused_moments(p, own, m, v, g, update))?;
     done
 }
 
-fn fused_moments(p: &mut [f32], m: &Tensor, v: &Tensor, g: &Tensor, update: Update) -> Result<()> {
+fn fused_moments(
+    p: &mut [f32],
+    own: Range<usize>,
+    m: &Tensor,
+    v: &Tensor,
+    g: &Tensor,
+    update: Update,
+) -> Result<()> {
+    let whole = p.len();
+    let p = &mut p[own.clone()];
     let mut done = Ok(());
     modify(m.clone(), |m| {
         let mut inner = Ok(());
         let outer = modify(v.clone(), |v| {
             inner = with_f32(g, |g| {
+                let g = if g.len() == whole { &g[own.clone()] } else { g };
                 if p.len() != g.len() {
                     candle_core::bail!("a gradient of {} values for {}", g.len(), p.len());
                 }
@@ -213,7 +256,7 @@ mod tests {
         for t in 1..=10 {
             let g: Vec<f32> = (0..4).map(|i| (gradient(i, t) * 2.0) as f32).collect();
             let g = Tensor::new(g.as_slice(), &Device::Cpu).unwrap();
-            let grads = GradSet { grads: vec![Some(g.clone())] };
+            let grads = GradSet::of(vec![Some(g.clone())]);
             optimizer.update(&mut set, &grads, 0.01, 0.5).unwrap();
             let update = Update {
                 keep: 1.0 - 0.01 * 0.1,
@@ -235,8 +278,42 @@ mod tests {
     }
 
     #[test]
+    fn shards_make_the_same_update_to_the_bit() {
+        let start: Vec<f32> = (0..11).map(|i| (i as f32 * 0.7).cos()).collect();
+        let grad: Vec<f32> = (0..11).map(|i| gradient(i, 3) as f32).collect();
+        let grads = |g: &[f32]| GradSet::of(vec![Some(Tensor::new(g, &Device::Cpu).unwrap())]);
+        let mut whole = params(&start);
+        let mut optimizer = AdamW::new(SETTINGS, &whole).unwrap();
+        let ranks = 3;
+        let mut shared: Vec<(ParamSet, AdamW)> = (0..ranks)
+            .map(|rank| {
+                let set = params(&start);
+                let partition = Partition::sharded(&set, rank, ranks);
+                let optimizer = AdamW::sharded(SETTINGS, &set, partition).unwrap();
+                (set, optimizer)
+            })
+            .collect();
+        for _ in 0..2 {
+            optimizer.update(&mut whole, &grads(&grad), 0.01, 0.5).unwrap();
+            for (i, (set, optimizer)) in shared.iter_mut().enumerate() {
+                let own = optimizer.partition().own(0);
+                // The whole gradient, or this rank's values of it.
+                let given = if i == 1 { grads(&grad[own]) } else { grads(&grad) };
+                optimizer.update(set, &given, 0.01, 0.5).unwrap();
+            }
+        }
+        let want = whole.params[0].tensor.to_vec1::<f32>().unwrap();
+        for (set, optimizer) in &shared {
+            let own = optimizer.partition().own(0);
+            let got = set.params[0].tensor.to_vec1::<f32>().unwrap();
+            assert_eq!(got[own.clone()], want[own.clone()]);
+            assert_eq!(optimizer.m[0].elem_count(), own.len());
+        }
+    }
+
+    #[test]
     fn decay_spares_the_parameters_that_do_not_take_it() {
-        let zero = GradSet { grads: vec![Some(Tensor::new(&[0f32], &Device::Cpu).unwrap())] };
+        let zero = GradSet::of(vec![Some(Tensor::new(&[0f32], &Device::Cpu).unwrap())]);
         for (decay, want) in [(true, 0.999f32), (false, 1.0)] {
             let mut set = params(&[1.0]);
             set.params[0].decay = decay;

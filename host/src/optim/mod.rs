@@ -2,6 +2,10 @@
 
 pub mod adamw;
 pub mod clip;
+pub mod loss_scale;
+pub mod partition;
 pub mod schedule;
 
 pub use adamw::AdamW;
+pub use loss_scale::LossScale;
+pub use partition::Partition;

@@ -9,16 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::state::TrainerState;
-use super::{RunError, Task};
+use super::{Learner, RunError, Task, reduce};
 use crate::config::TrainingArguments;
 use crate::error::Result;
 use crate::fs::{self, AtomicDir, io_error};
+use crate::model::ModelError;
 use crate::model::reader::SafetensorsFile;
 use crate::model::save::{Entry, write_json, write_safetensors};
-use crate::optim::AdamW;
+use crate::optim::{AdamW, LossScale};
 
-/// Version of the layout; older ones are read, newer ones refused.
-const VERSION: u32 = 1;
+/// Version of the layout; others are refused.
+const VERSION: u32 = 2;
 const RESUME: &str = "resume.json";
 
 /// What a run goes on from, beside the tensors.
@@ -30,12 +31,16 @@ pub struct Resume {
     pub global_step: u64,
     /// Epoch of the next micro-batch.
     pub epoch: u64,
-    /// The next micro-batch's place in its epoch.
-    pub next_batch: usize,
+    /// The next update's place in its epoch.
+    pub next_update: usize,
     /// Sum of the losses of all updates.
     pub loss_sum: f64,
     /// Sums since the last log row.
     pub window: Window,
+    /// Scale of the loss, where it is scaled.
+    pub loss_scale: Option<LossScale>,
+    /// Updates that were left out because their gradients overflowed.
+    pub skipped: u64,
     /// What must be the same when the run goes on.
     pub identity: BTreeMap<String, Value>,
     /// The state of the loop.
@@ -83,7 +88,8 @@ pub fn list(dir: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Writes a checkpoint.
+/// Writes a checkpoint: rank 0 does, and is lent the others' parts of the optimiser's state. It
+/// holds nothing that depends on the number of ranks.
 ///
 /// # Errors
 /// A full disk and the like; then an older checkpoint of the same name is intact and nothing
@@ -96,16 +102,54 @@ pub fn save<T: Task>(
     mut resume: Resume,
 ) -> Result<PathBuf> {
     let target = output_dir.join(name(resume.global_step));
+    let world = task.learner().world();
+    let params = &task.learner().params.params;
+    let whole = |i: usize, own: &Tensor| match optimizer.partition().is_sharded() {
+        true => reduce::gather_whole(world, optimizer.partition(), i, own, &params[i].tensor),
+        false => Ok(own.clone()),
+    };
+    if !world.is_main() {
+        if optimizer.partition().is_sharded() {
+            for (i, (m, v)) in optimizer.m.iter().zip(&optimizer.v).enumerate() {
+                whole(i, m)?;
+                whole(i, v)?;
+            }
+        }
+        return Ok(target);
+    }
     let out = AtomicDir::create(&target)?;
     task.learner().save(out.path())?;
-    task.save_state(out.path())?;
+    if let Some((name, bytes)) = task.save_state()? {
+        fs::write_atomic(&out.path().join(name), &bytes)?;
+    }
+    let failed = std::cell::RefCell::new(None);
+    // Only one tensor's state is whole at a time.
     let mut entries = Vec::new();
-    for (i, param) in task.learner().params.params.iter().enumerate() {
-        entries.push(Entry::of(format!("{}.exp_avg", param.name), optimizer.m[i].clone()));
-        entries.push(Entry::of(format!("{}.exp_avg_sq", param.name), optimizer.v[i].clone()));
+    for (i, param) in params.iter().enumerate() {
+        for (suffix, own) in [("exp_avg", &optimizer.m[i]), ("exp_avg_sq", &optimizer.v[i])] {
+            let failed = &failed;
+            let tensor = move || {
+                whole(i, own).map_err(|e| {
+                    let text = e.to_string();
+                    *failed.borrow_mut() = Some(e);
+                    ModelError::from(candle_core::Error::Msg(text))
+                })
+            };
+            entries.push(Entry {
+                name: format!("{}.{suffix}", param.name),
+                dtype: DType::F32,
+                shape: param.tensor.dims().to_vec(),
+                tensor: Box::new(tensor),
+            });
+        }
     }
     let step = optimizer.step.to_string();
-    write_safetensors(&out.path().join("optimizer.safetensors"), entries, &[("step", step)])?;
+    let written =
+        write_safetensors(&out.path().join("optimizer.safetensors"), entries, &[("step", step)]);
+    if let Some(e) = failed.take() {
+        return Err(e);
+    }
+    written?;
     resume.state.write(out.path(), args, false)?;
     resume.version = VERSION;
     resume.files = hash_all(out.path())?;
@@ -143,7 +187,7 @@ pub fn read(path: &Path, identity: &BTreeMap<String, Value>) -> Result<Resume> {
     let bytes = fs::read_limited(&file, 1 << 30)?;
     let resume: Resume = serde_json::from_slice(&bytes)
         .map_err(|e| damaged(format!("{RESUME} is damaged ({e})")))?;
-    if resume.version > VERSION {
+    if resume.version != VERSION {
         let version = resume.version;
         return Err(
             damaged(format!("its version is {version}; this program reads {VERSION}")).into()
@@ -177,32 +221,72 @@ pub fn read(path: &Path, identity: &BTreeMap<String, Value>) -> Result<Resume> {
     Ok(resume)
 }
 
-/// Restores parameters and optimiser from a checkpoint that [`read`] accepted.
+/// Restores parameters and optimiser from a checkpoint that [`read`] accepted. Rank 0 reads it, and
+/// hands everything to the others, which need not see its files.
 ///
 /// # Errors
 /// When a tensor is absent or of another shape.
 pub fn restore<T: Task>(path: &Path, task: &mut T, optimizer: &mut AdamW) -> Result<()> {
     let damaged = |reason: String| RunError::Checkpoint { path: path.into(), reason };
-    task.learner_mut().load(path)?;
-    task.load_state(path)?;
-    let file = SafetensorsFile::open(&path.join("optimizer.safetensors"))?;
-    optimizer.step = file
-        .metadata("step")
-        .and_then(|s| s.parse().ok())
-        .ok_or_else(|| damaged("optimizer.safetensors names no step".into()))?;
+    let world = task.learner().world().clone();
+    load_model(task.learner_mut(), path)?;
+    if let Some(name) = task.state_file() {
+        let read = || fs::read_limited(&path.join(name), 1 << 32);
+        let bytes = if world.is_main() { read()? } else { Vec::new() };
+        task.load_state(&world.of_main(bytes, "the checkpoint's state")?, path)?;
+    }
+    let file = match world.is_main() {
+        true => Some(SafetensorsFile::open(&path.join("optimizer.safetensors"))?),
+        false => None,
+    };
+    let mut step = Vec::new();
+    if let Some(file) = &file {
+        let text = file.metadata("step").and_then(|s| s.parse::<u64>().ok());
+        let text = text.ok_or_else(|| damaged("optimizer.safetensors names no step".into()))?;
+        step = text.to_le_bytes().to_vec();
+    }
+    let step = world.of_main(step, "the optimiser's step")?;
+    optimizer.step = step.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
     for (i, param) in task.learner().params.params.iter().enumerate() {
         let read = |suffix: &str| -> Result<Tensor> {
-            let name = format!("{}.{suffix}", param.name);
-            let tensor = file.read(&name)?;
-            if tensor.dims() != param.tensor.dims() || tensor.dtype() != DType::F32 {
-                return Err(damaged(format!("`{name}` has shape {:?}", tensor.dims())).into());
+            let whole = match &file {
+                Some(file) => {
+                    let name = format!("{}.{suffix}", param.name);
+                    let tensor = file.read(&name)?;
+                    if tensor.dims() != param.tensor.dims() || tensor.dtype() != DType::F32 {
+                        let reason = format!("`{name}` has shape {:?}", tensor.dims());
+                        return Err(damaged(reason).into());
+                    }
+                    tensor.to_device(param.tensor.device())?
+                }
+                None => Tensor::zeros(param.tensor.shape(), DType::F32, param.tensor.device())?,
+            };
+            reduce::from_main(&world, &whole, "the optimiser's state")?;
+            if !optimizer.partition().is_sharded() {
+                return Ok(whole);
             }
-            Ok(tensor.to_device(param.tensor.device())?)
+            let own = optimizer.partition().own(i);
+            Ok(whole.flatten_all()?.narrow(0, own.start, own.len())?.copy()?)
         };
-        optimizer.m[i] = read("exp_avg")?;
-        optimizer.v[i] = read("exp_avg_sq")?;
+        let (m, v) = (read("exp_avg")?, read("exp_avg_sq")?);
+        (optimizer.m[i], optimizer.v[i]) = (m, v);
     }
     Ok(())
+}
+
+/// Reads the trained parameters of a checkpoint at rank 0, for all.
+///
+/// # Errors
+/// As [`restore`].
+pub fn load_model(learner: &mut Learner, path: &Path) -> Result<()> {
+    let world = learner.world().clone();
+    if world.is_main() {
+        learner.load(path)?;
+    }
+    for param in &learner.params.params {
+        reduce::from_main(&world, &param.tensor, "the checkpoint's parameters")?;
+    }
+    learner.relink()
 }
 
 /// Removes the oldest checkpoints beyond `limit`, never the newest nor `best`.

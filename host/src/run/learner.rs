@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use super::exchange::gather_sums;
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::decoder::{Decoder, dropout_key};
 use crate::model::memory::num_parameters;
@@ -44,19 +46,22 @@ pub struct Learner {
     planner: EpochPlanner,
     persist: Box<dyn Persist>,
     seed: u64,
+    world: World,
 }
 
 impl Learner {
-    /// A learner without gradients. `seed` is of everything random.
+    /// A learner without gradients. `seed` is of everything random; the ranks of `world` train it
+    /// together.
     pub fn new(
         decoder: Decoder,
         params: ParamSet,
         planner: EpochPlanner,
         persist: Box<dyn Persist>,
         seed: u64,
+        world: World,
     ) -> Self {
         let grads = GradSet::new(params.params.len());
-        Self { decoder, params, grads, planner, persist, seed }
+        Self { decoder, params, grads, planner, persist, seed, world }
     }
 
     /// The micro-batches of an epoch.
@@ -69,9 +74,14 @@ impl Learner {
         self.seed
     }
 
+    /// The ranks that train it.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
     /// The key of a micro-batch's dropout.
     pub fn dropout_key(&self, at: MicroStep) -> Option<u64> {
-        Some(dropout_key(self.seed, at.global_step, at.micro_step))
+        Some(dropout_key(self.seed, at.global_step))
     }
 
     /// Makes the decoder use the parameters as they are now.
@@ -144,23 +154,30 @@ impl Learner {
     }
 }
 
-/// Sums over batches of a validation set; `None` when there are none, or `interrupted` said so.
+/// Sums over batches of a validation set, which the ranks share; `None` when there are none, or
+/// `interrupted` said so.
 ///
 /// # Errors
-/// Those of `score`.
+/// Those of `score`, and a rank that is missing.
 pub fn evaluate_batches<T>(
+    world: &World,
     batches: &[Vec<T>],
     interrupted: &dyn Fn() -> bool,
     mut score: impl FnMut(&[T]) -> Result<StepSums>,
 ) -> Result<Option<EvalSums>> {
-    let mut total = EvalSums::default();
-    for batch in batches {
+    let mut own = Vec::new();
+    for batch in &batches[world.share(batches.len())] {
         if interrupted() {
             return Ok(None);
         }
-        total.sums.add(&score(batch)?);
-        total.num_examples += batch.len() as u64;
-        total.num_batches += 1;
+        own.push(score(batch)?);
     }
+    let mut total = EvalSums {
+        num_examples: batches.iter().map(|b| b.len() as u64).sum(),
+        num_batches: batches.len() as u64,
+        ..EvalSums::default()
+    };
+    let all = if world.is_single() { own } else { gather_sums(world, &own)? };
+    all.iter().for_each(|sums| total.sums.add(sums));
     Ok((total.num_batches > 0).then_some(total))
 }

@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 pub mod card;
 pub mod checkpoint;
+pub mod exchange;
 pub mod learner;
 pub mod manifest;
 pub mod memory;
 pub mod progress;
+pub mod reduce;
 pub mod results;
+pub mod shards;
 pub mod state;
 pub mod task;
 pub mod tensorboard;
 pub mod trainer;
+pub mod tree;
 
 pub use learner::{EpochPlanner, Learner, Persist};
 pub use task::{EvalSums, MicroStep, Task};

@@ -7,13 +7,11 @@ use crate::error::Result;
 use crate::objective::StepSums;
 use crate::run::learner::Learner;
 
-/// Where in the run a micro-batch is: keys dropout and logs.
+/// Where in the run a micro-batch is: keys dropout.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MicroStep {
     /// Optimiser updates finished before this one.
     pub global_step: u64,
-    /// Index of the micro-batch within the update.
-    pub micro_step: u32,
     /// Sum of the loss weights of the whole update (all micro-batches, all ranks): the loss
     /// is divided by it once.
     pub denominator: f64,
@@ -43,7 +41,8 @@ pub trait Task {
     /// The same, to be changed.
     fn learner_mut(&mut self) -> &mut Learner;
 
-    /// The updates of one epoch: as many micro-batches each as gradients are accumulated over.
+    /// The updates of one epoch: as many micro-batches each as gradients are accumulated over, by
+    /// all ranks together.
     fn plan_updates(&self, epoch: u64, accumulation: usize) -> Vec<Update> {
         let plan = self.learner().plan(epoch);
         plan.chunks(accumulation.max(1)).map(<[_]>::to_vec).collect()
@@ -60,18 +59,36 @@ pub trait Task {
         Ok(true)
     }
 
+    /// The parts of a micro-batch that can be trained apart without changing the loss: single examples,
+    /// unless the loss looks at several of them at once.
+    fn split(&self, batch: &[u32]) -> Vec<Vec<u32>> {
+        batch.iter().map(|&example| vec![example]).collect()
+    }
+
     /// Texts for the user that came up since the last call; `logged`: a log row was just written.
     fn take_notes(&mut self, _global_step: u64, _logged: bool) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
-    /// Writes what a resumed run needs beside parameters and optimiser into a checkpoint.
-    fn save_state(&self, _dir: &Path) -> Result<()> {
-        Ok(())
+    /// What a resumed run needs beside parameters and optimiser: the name of its file in a
+    /// checkpoint, and the contents. All ranks have the same.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    fn save_state(&self) -> Result<Option<(&'static str, Vec<u8>)>> {
+        Ok(None)
     }
 
-    /// Reads what [`Task::save_state`] wrote.
-    fn load_state(&mut self, _dir: &Path) -> Result<()> {
+    /// Name of the file that [`Task::save_state`] gives, if it does.
+    fn state_file(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Takes back what [`Task::save_state`] gave; `dir` is the checkpoint, for messages.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    fn load_state(&mut self, _bytes: &[u8], _dir: &Path) -> Result<()> {
         Ok(())
     }
 
@@ -83,10 +100,10 @@ pub trait Task {
         0.0
     }
 
-    /// Forward and backward of one micro-batch; gradients are added to the learner's.
+    /// Forward and backward of one micro-batch of this rank's; gradients are added to the learner's.
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums>;
 
-    /// Evaluation over the whole validation set; `None` when there is none. `interrupted` is
+    /// Evaluation over the whole validation set, shared out over the ranks; `None` when there is none. `interrupted` is
     /// polled between batches: when it answers true the evaluation is abandoned with `None`.
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>>;
 

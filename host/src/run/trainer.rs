@@ -1,6 +1,9 @@
 //! The loop: micro-batches, updates, logs, evaluations, checkpoints. All of its state is in
 //! [`Resume`] and the optimiser; times go into metrics only.
 
+mod gradients;
+mod resume;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,14 +14,16 @@ use super::checkpoint::{self, Resume, Window};
 use super::progress::Progress;
 use super::results::{self, Metrics};
 use super::state::{TrainerState, row};
+use super::task::Update;
 use super::tensorboard::EventWriter;
-use super::{Learner, MicroStep, RunError, Task};
-use crate::config::{SaveStrategy, TrainingArguments};
+use super::{Learner, RunError, Task, reduce};
+use crate::config::{ConfigError, Reproducible, SaveStrategy, TrainingArguments};
+use crate::dist::{Reduce, World};
 use crate::error::Result;
 use crate::objective::{StepSums, add_metrics};
 use crate::optim::adamw::Settings;
 use crate::optim::schedule::Schedule;
-use crate::optim::{AdamW, clip};
+use crate::optim::{AdamW, LossScale, Partition, clip};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,12 +52,15 @@ pub struct Trainer<'a, T: Task> {
     steps_this_process: u64,
     examples_this_process: u64,
     stop: bool,
+    world: World,
+    /// Whether a signal came to some rank, as all know since the newest update.
+    agreed_to_stop: bool,
 }
 
 impl<'a, T: Task> Trainer<'a, T> {
     /// Prepares a run. `identity` names what must not change when it is resumed. Checkpoints are
     /// looked for when `args.resume_from_checkpoint` says so. `tensorboard` is the folder of the
-    /// event files.
+    /// event files. The ranks of the learner's world run it together; only rank 0 writes.
     ///
     /// # Errors
     /// Nothing to train on, a checkpoint that can't be used, a full disk.
@@ -64,8 +72,11 @@ impl<'a, T: Task> Trainer<'a, T> {
         progress: &'a mut dyn Progress,
         interrupted: &'a dyn Fn() -> bool,
     ) -> Result<Self> {
-        checkpoint::remove_leftovers(&args.output_dir)?;
-        let updates = task.plan_updates(0, args.gradient_accumulation_steps).len();
+        let world = task.learner().world().clone();
+        if world.is_main() {
+            checkpoint::remove_leftovers(&args.output_dir)?;
+        }
+        let updates = task.plan_updates(0, args.gradient_accumulation_steps * world.size()).len();
         if updates == 0 {
             return Err(RunError::NothingToTrain(
                 "the plan of the first epoch is empty; check the data".into(),
@@ -81,27 +92,49 @@ impl<'a, T: Task> Trainer<'a, T> {
             0 => (args.warmup_ratio * max_steps as f64).ceil() as u64,
             steps => steps,
         };
+        let deepspeed = args.deepspeed.as_ref();
+        let rows = rows_per_update(args, world.size());
+        if let Some(theirs) = deepspeed.and_then(|d| d.train_batch_size).filter(|&n| n != rows) {
+            return Err(ConfigError::one(format!(
+                "`train_batch_size` of the DeepSpeed configuration is {theirs}, but \
+                 per_device_train_batch_size · gradient_accumulation_steps · processes is {} · {} · {} \
+                 = {rows}; change one, or write \"auto\"",
+                args.per_device_train_batch_size,
+                args.gradient_accumulation_steps,
+                world.size()
+            ))
+            .into());
+        }
         let schedule = Schedule {
             kind: args.lr_scheduler_type,
             learning_rate: args.learning_rate,
             warmup_steps,
             total_steps: max_steps,
+            deepspeed: deepspeed.and_then(|d| d.schedule),
         };
-        identity.extend(decisive(args, max_steps));
+        identity.extend(decisive(args, max_steps, world.size()));
+        world.check_same(&identity)?;
         let settings = Settings {
             beta1: args.adam_beta1,
             beta2: args.adam_beta2,
             eps: args.adam_epsilon,
             weight_decay: args.weight_decay,
         };
-        let mut optimizer = AdamW::new(settings, &task.learner().params)?;
+        let params = &task.learner().params;
+        let partition = match args.zero_stage {
+            0 => Partition::whole(params),
+            _ => Partition::sharded(params, world.rank(), world.size()),
+        };
+        let mut optimizer = AdamW::sharded(settings, params, partition)?;
         let mut resume = Resume {
             version: 0,
             global_step: 0,
             epoch: 0,
-            next_batch: 0,
+            next_update: 0,
             loss_sum: 0.0,
             window: Window::default(),
+            loss_scale: deepspeed.and_then(|d| d.loss_scaling).as_ref().map(LossScale::new),
+            skipped: 0,
             identity: identity.clone(),
             state: TrainerState {
                 max_steps,
@@ -110,8 +143,8 @@ impl<'a, T: Task> Trainer<'a, T> {
             },
             files: BTreeMap::new(),
         };
-        if let Some(from) = resume_path(args)? {
-            resume = checkpoint::read(&from, &identity)?;
+        if let Some((from, found)) = resume::find(args, &world, &identity)? {
+            resume = found;
             checkpoint::restore(&from, &mut task, &mut optimizer)?;
             progress.note(&format!(
                 "resumed from {} at step {}",
@@ -120,7 +153,7 @@ impl<'a, T: Task> Trainer<'a, T> {
             ));
         }
         let best = resume.state.best_model_checkpoint.as_ref().map(PathBuf::from);
-        let events = match tensorboard {
+        let events = match tensorboard.filter(|_| world.is_main()) {
             Some(dir) => {
                 let first = if resume.global_step == 0 { 0 } else { resume.global_step + 1 };
                 Some(EventWriter::create(dir, first)?)
@@ -142,6 +175,8 @@ impl<'a, T: Task> Trainer<'a, T> {
             steps_this_process: 0,
             examples_this_process: 0,
             stop: false,
+            world,
+            agreed_to_stop: false,
         })
     }
 
@@ -188,20 +223,31 @@ impl<'a, T: Task> Trainer<'a, T> {
 
     fn updates(&mut self) -> Result<Outcome> {
         while self.resume.global_step < self.schedule.total_steps && !self.stop {
-            let updates =
-                self.task.plan_updates(self.resume.epoch, self.args.gradient_accumulation_steps);
-            let per_epoch = updates.iter().map(Vec::len).sum();
+            let accumulation = self.args.gradient_accumulation_steps * self.world.size();
+            let updates = self.task.plan_updates(self.resume.epoch, accumulation);
+            let per_epoch: usize = updates.iter().map(Vec::len).sum();
             let mut last = 0;
             for (i, update) in updates.iter().enumerate() {
                 last += update.len();
-                if last <= self.resume.next_batch {
+                if i < self.resume.next_update {
                     continue;
                 }
+                let whole: Update;
+                let update = match self.args.reproducible {
+                    Reproducible::Standard => update,
+                    Reproducible::Strict => {
+                        whole = update.iter().flat_map(|b| self.task.split(b)).collect();
+                        &whole
+                    }
+                };
                 let step = self.resume.global_step;
-                if !self.task.before_update(update, step, self.interrupted)? {
+                if !self.task.before_update(update, step, self.polled())? {
                     return Ok(Outcome::Interrupted(self.save()?));
                 }
-                let logged = self.update(update, per_epoch, last)?;
+                // Counted by a rank's micro-batches, as the Hugging Face trainer does.
+                let of_rank = |batches: usize| batches.div_ceil(self.world.size()) as f64;
+                let passed = of_rank(last) / of_rank(per_epoch);
+                let logged = self.update(update, i + 1, passed)?;
                 for note in self.task.take_notes(self.resume.global_step, logged)? {
                     self.progress.note(&note);
                 }
@@ -209,50 +255,54 @@ impl<'a, T: Task> Trainer<'a, T> {
                 if self.resume.global_step == self.schedule.total_steps || self.stop {
                     return Ok(Outcome::Finished);
                 }
-                if (self.interrupted)() {
+                if self.agreed_to_stop || self.polled()() {
                     return Ok(Outcome::Interrupted(self.save()?));
                 }
             }
             self.resume.epoch += 1;
-            self.resume.next_batch = 0;
+            self.resume.next_update = 0;
         }
         Ok(Outcome::Finished)
     }
 
-    /// One update over some micro-batches; answers whether it was logged. Parameters are touched
-    /// only after loss and gradients were found finite.
-    fn update(
-        &mut self,
-        batches: &[Vec<u32>],
-        per_epoch: usize,
-        next_batch: usize,
-    ) -> Result<bool> {
+    /// What is polled within an update. Several ranks stop together, after one.
+    fn polled(&self) -> &'a dyn Fn() -> bool {
+        const NEVER: &dyn Fn() -> bool = &|| false;
+        if self.world.is_single() { self.interrupted } else { NEVER }
+    }
+
+    /// One update over some micro-batches, the last of which ends `passed` of the epoch; answers
+    /// whether it was logged. Parameters are touched only after loss and gradients were found finite.
+    fn update(&mut self, batches: &[Vec<u32>], next_update: usize, passed: f64) -> Result<bool> {
         let step = self.resume.global_step;
         let denominator: f64 = batches.iter().map(|b| self.task.loss_weight(b)).sum();
-        let mut sums = StepSums::default();
-        self.task.learner_mut().grads.clear();
-        if denominator > 0.0 {
-            for (i, batch) in batches.iter().enumerate() {
-                let at = MicroStep { global_step: step, micro_step: i as u32, denominator };
-                let part = self.task.accumulate(batch, at)?;
-                self.check_finite("loss", part.loss_sum, step, std::slice::from_ref(batch))?;
-                sums.add(&part);
-            }
-        }
-        let learning_rate = self.schedule.at(step);
+        let sums = self.gradients(batches, denominator)?;
+        let learning_rate = self.schedule.at(step - self.resume.skipped);
+        let scale = self.resume.loss_scale.map_or(1.0, |s| s.scale);
+        let (sharded, bucket) = (self.shards_gradients(), self.buckets().1);
         let Learner { params, grads, .. } = self.task.learner_mut();
-        let grad_norm = clip::global_norm(grads)?;
+        let mut squares = [clip::square_sums(grads)?];
+        if sharded {
+            self.world.collective().all_reduce_f64(&mut squares, Reduce::Sum, "gradients' norm")?;
+        }
+        let grad_norm = squares[0].sqrt() / scale;
         if grad_norm.is_finite() {
-            let factor = clip::factor(grad_norm, self.args.max_grad_norm);
+            let factor = clip::factor(grad_norm, self.args.max_grad_norm) / scale;
             self.optimizer.update(params, grads, learning_rate, factor)?;
             grads.clear();
+            let partition = self.optimizer.partition();
+            if partition.is_sharded() {
+                reduce::gather_parameters(&self.world, params, partition, bucket)?;
+            }
         }
-        self.check_finite("grad_norm", grad_norm, step, batches)?;
+        if !self.scale_follows(grad_norm.is_finite()) {
+            self.check_finite("grad_norm", grad_norm, step, batches)?;
+        }
         self.task.learner_mut().relink()?;
         let loss = if denominator > 0.0 { sums.loss_sum / denominator } else { 0.0 };
         let resume = &mut self.resume;
         resume.global_step += 1;
-        resume.next_batch = next_batch;
+        resume.next_update = next_update;
         resume.loss_sum += loss;
         resume.window.steps += 1;
         resume.window.loss_sum += loss;
@@ -261,7 +311,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         resume.window.entropy_sum += sums.entropy_sum;
         add_metrics(&mut resume.window.metrics, &sums.metrics);
         resume.state.global_step = resume.global_step;
-        resume.state.epoch = resume.epoch as f64 + next_batch as f64 / per_epoch as f64;
+        resume.state.epoch = resume.epoch as f64 + passed;
         resume.state.num_input_tokens_seen += sums.num_tokens;
         resume.state.total_flos +=
             sums.num_tokens as f64 * self.task.learner().flos_per_token(self.task.extra_forwards());
@@ -278,6 +328,26 @@ impl<'a, T: Task> Trainer<'a, T> {
             self.log_training(grad_norm, learning_rate)?;
         }
         Ok(first || due)
+    }
+
+    /// Moves the loss's scale, where there is one; answers whether gradients that overflowed are made
+    /// up for by a lower one.
+    fn scale_follows(&mut self, finite: bool) -> bool {
+        let settings = self.args.deepspeed.as_ref().and_then(|d| d.loss_scaling);
+        let (Some(settings), Some(scale)) = (settings, &mut self.resume.loss_scale) else {
+            return false;
+        };
+        let followed = scale.follow(&settings, !finite).is_some();
+        if followed && !finite {
+            self.resume.skipped += 1;
+            let text = format!(
+                "step {}: the scaled gradients overflowed; the update is left out, the scale is {}",
+                self.resume.global_step + 1,
+                scale.scale
+            );
+            self.progress.note(&text);
+        }
+        followed
     }
 
     fn check_finite(
@@ -300,6 +370,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         let mut entries = vec![
             ("loss", json!(window.loss_sum / window.steps.max(1) as f64)),
             ("grad_norm", json!(grad_norm)),
+            ("loss_scale", json!(self.resume.loss_scale.map(|s| s.scale))),
             ("learning_rate", json!(learning_rate)),
             ("epoch", json!(state.epoch)),
             ("step", json!(state.global_step)),
@@ -313,6 +384,7 @@ impl<'a, T: Task> Trainer<'a, T> {
         for (name, (sum, count)) in &window.metrics {
             entries.push((name, json!(sum / count.max(1.0))));
         }
+        entries.retain(|(name, value)| *name != "loss_scale" || !value.is_null());
         self.log(row(&entries))
     }
 
@@ -352,7 +424,7 @@ impl<'a, T: Task> Trainer<'a, T> {
     /// Evaluates, logs, and judges; answers whether a checkpoint must be kept for it.
     fn evaluate(&mut self) -> Result<bool> {
         let begun = Instant::now();
-        let Some(eval) = self.task.evaluate(self.interrupted)? else { return Ok(false) };
+        let Some(eval) = self.task.evaluate(self.polled())? else { return Ok(false) };
         let seconds = begun.elapsed().as_secs_f64().max(1e-9);
         let sums = eval.sums;
         let loss = if sums.weight_sum > 0.0 { sums.loss_sum / sums.weight_sum } else { 0.0 };
@@ -426,16 +498,18 @@ impl<'a, T: Task> Trainer<'a, T> {
         let dir = &self.args.output_dir;
         let resume = self.resume.clone();
         let path = checkpoint::save(dir, &self.task, &self.optimizer, self.args, resume)?;
-        checkpoint::rotate(dir, self.args.save_total_limit, self.best.as_deref())?;
+        if self.world.is_main() {
+            checkpoint::rotate(dir, self.args.save_total_limit, self.best.as_deref())?;
+        }
         Ok(path)
     }
 
     fn finish(&mut self) -> Result<()> {
         if self.args.load_best_model_at_end
             && let Some(best) = self.best.clone()
-            && best.is_dir()
+            && self.world.any(self.world.is_main() && best.is_dir(), "the best checkpoint")?
         {
-            self.task.learner_mut().load(&best)?;
+            checkpoint::load_model(self.task.learner_mut(), &best)?;
             self.progress.note(&format!("loaded the best checkpoint, {}", best.display()));
         }
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
@@ -460,17 +534,25 @@ impl<'a, T: Task> Trainer<'a, T> {
         metrics.insert("num_input_tokens_seen".into(), json!(resume.state.num_input_tokens_seen));
         metrics.insert("train_tokens_per_second".into(), json!(speed));
         let dir = self.args.output_dir.clone();
-        results::write(&dir, "train", &metrics)?;
+        if self.world.is_main() {
+            results::write(&dir, "train", &metrics)?;
+        }
         self.log(entry)?;
         if self.args.eval_strategy != SaveStrategy::No {
             self.final_evaluation(&dir)?;
         }
-        self.resume.state.write(&dir, self.args, self.stop)
+        match self.world.is_main() {
+            true => self.resume.state.write(&dir, self.args, self.stop),
+            false => Ok(()),
+        }
     }
 
     fn final_evaluation(&mut self, dir: &Path) -> Result<()> {
         let begun = Instant::now();
         let Some(eval) = self.task.evaluate(&|| false)? else { return Ok(()) };
+        if !self.world.is_main() {
+            return Ok(());
+        }
         let seconds = begun.elapsed().as_secs_f64().max(1e-9);
         let sums = eval.sums;
         let loss = if sums.weight_sum > 0.0 { sums.loss_sum / sums.weight_sum } else { 0.0 };
@@ -505,11 +587,14 @@ fn own_metrics(sums: &StepSums) -> Vec<(String, f64)> {
     sums.metrics.iter().map(mean).collect()
 }
 
-/// The arguments that decide the numbers of a run.
-fn decisive(args: &TrainingArguments, max_steps: u64) -> BTreeMap<String, Value> {
+/// The arguments that decide the numbers of a run, whatever the number of ranks.
+fn decisive(args: &TrainingArguments, max_steps: u64, ranks: usize) -> BTreeMap<String, Value> {
+    let deepspeed = args.deepspeed.as_ref();
     let entries = [
-        ("per_device_train_batch_size", json!(args.per_device_train_batch_size)),
-        ("gradient_accumulation_steps", json!(args.gradient_accumulation_steps)),
+        ("rows_per_update", json!(rows_per_update(args, ranks))),
+        ("deepspeed_schedule", json!(deepspeed.and_then(|d| d.schedule))),
+        ("loss_scaling", json!(deepspeed.and_then(|d| d.loss_scaling))),
+        ("reproducible", json!(args.reproducible)),
         ("max_steps", json!(max_steps)),
         ("learning_rate", json!(args.learning_rate)),
         ("lr_scheduler_type", json!(args.lr_scheduler_type)),
@@ -526,14 +611,7 @@ fn decisive(args: &TrainingArguments, max_steps: u64) -> BTreeMap<String, Value>
     entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }
 
-/// The checkpoint to resume from: a folder, or `True` for the newest of the output folder.
-fn resume_path(args: &TrainingArguments) -> Result<Option<PathBuf>> {
-    match args.resume_from_checkpoint.as_deref() {
-        None | Some("" | "False" | "false") => Ok(None),
-        Some("True" | "true") => {
-            let newest = checkpoint::list(&args.output_dir).pop().map(|(_, path)| path);
-            newest.map(Some).ok_or_else(|| RunError::NoCheckpoint(args.output_dir.clone()).into())
-        }
-        Some(path) => Ok(Some(PathBuf::from(path))),
-    }
+/// Rows of an update, by all ranks together.
+fn rows_per_update(args: &TrainingArguments, ranks: usize) -> usize {
+    args.per_device_train_batch_size * args.gradient_accumulation_steps * ranks
 }

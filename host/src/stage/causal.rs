@@ -11,6 +11,7 @@ use super::pt;
 use super::setup::{self, Prepared, Summary};
 use super::sources::{self, Dataset};
 use crate::config::{ConfigError, Packing, Pretraining, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
@@ -28,10 +29,11 @@ use crate::text::pack::{self, Plan};
 pub fn prepare<'a>(
     config: &'a RunConfig,
     command: Vec<String>,
+    world: &World,
 ) -> Result<Prepared<'a, CausalTask>> {
     let args = &config.training;
-    setup::set_threads(config.num_threads);
-    let lock = setup::claim(config)?;
+    setup::share_threads(config.num_threads, world.local_size());
+    let lock = setup::claim(config, world)?;
     let device = Device::Cpu;
     let scratch = config.pretraining.as_ref().filter(|p| p.from_scratch());
     let (mut model_config, tokenizer) = match scratch {
@@ -72,6 +74,7 @@ pub fn prepare<'a>(
     notices.extend(model_config.notices.iter().cloned());
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(setup::dtype_notice(config));
+    notices.extend(setup::deepspeed_notices(config));
     if config.pretraining.is_some() && tokenizer.eos().is_none() {
         notices.push(
             "the tokenizer has no end-of-text token: documents follow each other unmarked".into(),
@@ -143,12 +146,13 @@ pub fn prepare<'a>(
         memory_bytes,
         seed: args.seed,
         threads: rayon::current_num_threads(),
+        processes: world.size(),
         output_dir: args.output_dir.clone(),
         notices,
     };
     let identity = setup::identity(config, &manifest);
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
-    let learner = Learner::new(decoder, params, planner, persist, args.seed);
+    let learner = Learner::new(decoder, params, planner, persist, args.seed, world.clone());
     let eval = eval.map_or_else(Vec::new, |e| e.examples);
     let task = CausalTask::new(learner, train.examples, eval, args.per_device_eval_batch_size);
     Ok(Prepared { config, task, identity, manifest, lock, summary })

@@ -32,6 +32,7 @@ impl CausalTask {
 
     fn batch(&self, indices: &[u32]) -> TokenBatch {
         TokenBatch::from_examples(indices.iter().map(|&i| &self.train[i as usize]))
+            .named(indices.iter().map(|&i| i.into()))
     }
 }
 
@@ -53,6 +54,15 @@ impl Task for CausalTask {
         weights.sum()
     }
 
+    fn split(&self, batch: &[u32]) -> Vec<Vec<u32>> {
+        let spec = &self.learner.decoder.spec;
+        match spec.mixture.as_ref().and_then(|m| m.balance) {
+            // The load of experts is that of a whole micro-batch.
+            Some(_) => vec![batch.to_vec()],
+            None => batch.iter().map(|&i| vec![i]).collect(),
+        }
+    }
+
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
         let batch = self.batch(batch);
         let key = self.learner.dropout_key(at);
@@ -72,8 +82,9 @@ impl Task for CausalTask {
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
+        let world = self.learner.world();
         let Learner { decoder, params, .. } = &self.learner;
-        evaluate_batches(&self.eval, interrupted, |examples| {
+        evaluate_batches(world, &self.eval, interrupted, |examples| {
             let batch = TokenBatch::from_examples(examples);
             Ok(sums(&decoder.score(params, &batch)?, batch.len()))
         })

@@ -13,6 +13,7 @@ use super::reference;
 use super::sampling;
 use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::config::{ConfigError, Distillation, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::generate::Request;
 use crate::model::memory::num_parameters;
@@ -149,8 +150,26 @@ impl Task for DistillTask {
             let indices: Vec<u32> = update.concat();
             let lessons: Vec<(u64, &Lesson)> =
                 indices.iter().map(|&i| (i.into(), &self.train[i as usize])).collect();
-            let answers = self.answers(&lessons, speaker, Some(seed), interrupted)?;
-            let Some(answers) = answers else { return Ok(false) };
+            // Each rank makes its part of the answers, and all know all of them.
+            let mut complete = true;
+            let answers = self.learner.world().map(&lessons, "answers", |own| {
+                let answers = self.answers(own, speaker, Some(seed), interrupted)?;
+                complete = answers.is_some();
+                let new = |((_, lesson), (answer, ended)): (
+                    &(u64, &Lesson),
+                    (TokenizedExample, bool),
+                )| {
+                    (answer.input_ids[lesson.prompt.len()..].to_vec(), ended)
+                };
+                let new = own.iter().zip(answers.unwrap_or_default()).map(new);
+                Ok::<Vec<(Vec<u32>, bool)>, crate::Error>(new.collect())
+            })?;
+            if !complete {
+                return Ok(false);
+            }
+            let answered = lessons.iter().zip(answers);
+            let answers: Vec<(TokenizedExample, bool)> =
+                answered.map(|((_, l), (ids, ended))| (l.answered_by(&ids), ended)).collect();
             let n = answers.len() as f64;
             let length: usize = answers.iter().map(|(a, _)| a.num_trained()).sum();
             let clipped = answers.iter().filter(|(_, ended)| !ended).count();
@@ -159,6 +178,10 @@ impl Task for DistillTask {
             self.sampled = indices.into_iter().zip(answers.into_iter().map(|(a, _)| a)).collect();
         }
         self.metrics.insert("on_policy".into(), (own, 1.0));
+        if !self.learner.world().is_main() {
+            // Logged once.
+            self.metrics.clear();
+        }
         Ok(true)
     }
 
@@ -173,7 +196,9 @@ impl Task for DistillTask {
     }
 
     fn accumulate(&mut self, indices: &[u32], at: MicroStep) -> Result<StepSums> {
-        let batch = TokenBatch::from_examples(indices.iter().filter_map(|&i| self.sequence(i)));
+        let given = indices.iter().filter(|&&i| self.sequence(i).is_some());
+        let batch = TokenBatch::from_examples(indices.iter().filter_map(|&i| self.sequence(i)))
+            .named(given.map(|&i| i.into()));
         let key = self.learner.dropout_key(at);
         let Learner { decoder, params, grads, .. } = &mut self.learner;
         let coefficient = (1.0 / at.denominator) as f32;
@@ -189,7 +214,8 @@ impl Task for DistillTask {
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
         let Learner { decoder, params, .. } = &self.learner;
         let mut stopped = false;
-        let evaluated = evaluate_batches(&self.eval, interrupted, |lessons| {
+        let world = self.learner.world();
+        let evaluated = evaluate_batches(world, &self.eval, interrupted, |lessons| {
             let unanswered: Vec<(u64, &Lesson)> =
                 lessons.iter().filter(|l| l.answered.is_none()).map(|l| (0, l)).collect();
             let mut own = Vec::new();
@@ -240,12 +266,13 @@ fn load_teacher(
 pub fn prepare<'a>(
     config: &'a RunConfig,
     command: Vec<String>,
+    world: &World,
 ) -> Result<Prepared<'a, DistillTask>> {
     let Some(settings) = config.distillation.clone() else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
     let inputs: Inputs<Lesson> =
-        setup::inputs(config, command, HfConfig::read, "a prompt or a conversation")?;
+        setup::inputs(config, command, world, HfConfig::read, "a prompt or a conversation")?;
     let lessons = &inputs.train.examples;
     if settings.needs_answers()
         && let Some(lesson) = lessons.iter().find(|l| l.answered.is_none())
@@ -297,7 +324,7 @@ pub fn prepare<'a>(
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
     let task = DistillTask {
         vocab: decoder.spec.vocab_size.min(teacher.spec.vocab_size),
-        learner: Learner::new(decoder, params, planner, persist, args.seed),
+        learner: Learner::new(decoder, params, planner, persist, args.seed, world.clone()),
         teacher: Teacher {
             decoder: teacher,
             beta: settings.beta,

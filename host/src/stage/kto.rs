@@ -5,6 +5,7 @@ use super::pairs::{JudgedAnswer, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::config::{ConfigError, PreferenceLoss, Preferences, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::batch::Target;
 use crate::model::{HfConfig, TokenBatch};
@@ -128,6 +129,14 @@ impl Task for KtoTask {
         batch.len() as f64
     }
 
+    fn split(&self, batch: &[u32]) -> Vec<Vec<u32>> {
+        match self.judge.preferences.loss {
+            // The divergence is an estimate over the batch.
+            PreferenceLoss::Kto => vec![batch.to_vec()],
+            _ => batch.iter().map(|&i| vec![i]).collect(),
+        }
+    }
+
     fn extra_forwards(&self) -> f64 {
         // The reference's, and both models' on the mismatched rows.
         if self.judge.preferences.loss == PreferenceLoss::Kto { 3.0 } else { 1.0 }
@@ -136,7 +145,7 @@ impl Task for KtoTask {
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
         let Self { learner, train, judge, .. } = self;
         let answers: Vec<&JudgedAnswer> = batch.iter().map(|&i| &train[i as usize]).collect();
-        let batch = laid_out(&answers);
+        let batch = laid_out(&answers).named(batch.iter().map(|&i| i.into()));
         let (kl, reference) = judge.beside(learner, &answers, &batch)?;
         learner.accumulate_scored(&batch, at, |scores| {
             let (sums, by_answer) = judge.judge(&answers, &batch, scores, &reference, kl);
@@ -147,7 +156,8 @@ impl Task for KtoTask {
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
         let Self { learner, eval, judge, .. } = self;
-        evaluate_batches(eval, interrupted, |answers| {
+        let world = learner.world().clone();
+        evaluate_batches(&world, eval, interrupted, |answers| {
             let answers: Vec<&JudgedAnswer> = answers.iter().collect();
             let batch = laid_out(&answers);
             let (kl, reference) = judge.beside(learner, &answers, &batch)?;
@@ -164,12 +174,16 @@ impl Task for KtoTask {
 ///
 /// # Errors
 /// Whatever is wrong with models, tokenizer, plugins or data.
-pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepared<'a, KtoTask>> {
+pub fn prepare<'a>(
+    config: &'a RunConfig,
+    command: Vec<String>,
+    world: &World,
+) -> Result<Prepared<'a, KtoTask>> {
     let Some(preferences) = config.preferences.clone() else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
     let inputs: Inputs<JudgedAnswer> =
-        setup::inputs(config, command, HfConfig::read, "a judged answer")?;
+        setup::inputs(config, command, world, HfConfig::read, "a judged answer")?;
     let model_config = &inputs.model_config;
     let mut decoder = setup::load_decoder(config, &model_config.spec)?;
     let (params, persist) =
@@ -201,7 +215,8 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }
-    let learner = Learner::new(decoder, params, planner, persist, config.training.seed);
+    let learner =
+        Learner::new(decoder, params, planner, persist, config.training.seed, world.clone());
     let task = KtoTask {
         learner,
         train: inputs.train.examples,

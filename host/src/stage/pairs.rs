@@ -33,6 +33,12 @@ impl PreferencePair {
         let chosen = pairs.iter().map(|p| &p.chosen);
         TokenBatch::from_examples(chosen.chain(pairs.iter().map(|p| &p.rejected)))
     }
+
+    /// Names of the sequences of a batch so laid out, of pairs with these indices.
+    pub fn names(indices: &[u32]) -> impl Iterator<Item = u64> {
+        let sides = indices.iter().map(|&i| 2 * u64::from(i));
+        sides.clone().chain(sides.map(|name| name + 1))
+    }
 }
 
 const TOO_LONG: &str = "longer than max_source_length + max_target_length";

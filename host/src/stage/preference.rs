@@ -4,7 +4,8 @@
 use super::pairs::{PreferencePair, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
-use crate::config::{ConfigError, PreferenceLoss, Preferences, RunConfig};
+use crate::config::{ConfigError, PreferenceLoss, Preferences, Reproducible, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::{HfConfig, TokenBatch};
 use crate::objective::StepSums;
@@ -157,6 +158,14 @@ impl Task for PreferenceTask {
         batch.len() as f64
     }
 
+    fn split(&self, batch: &[u32]) -> Vec<Vec<u32>> {
+        match self.judge.preferences.loss {
+            // Its likelihood is a mean over the batch's tokens.
+            PreferenceLoss::Orpo => vec![batch.to_vec()],
+            _ => batch.iter().map(|&i| vec![i]).collect(),
+        }
+    }
+
     fn extra_forwards(&self) -> f64 {
         f64::from(u8::from(self.judge.reference.is_some() && self.train_ref.is_none()))
     }
@@ -168,14 +177,15 @@ impl Task for PreferenceTask {
             Some(known) => batch.iter().map(|&i| known[i as usize]).collect(),
             None => judge.reference_logps(learner, &pairs)?,
         };
-        let batch = judge.batch(&pairs);
+        let batch = judge.batch(&pairs).named(PreferencePair::names(batch));
         learner
             .accumulate_scored(&batch, at, |scores| judge.judge(&pairs, &batch, scores, &reference))
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
         let Self { learner, eval, judge, .. } = self;
-        evaluate_batches(eval, interrupted, |pairs| {
+        let world = learner.world().clone();
+        evaluate_batches(&world, eval, interrupted, |pairs| {
             let pairs: Vec<&PreferencePair> = pairs.iter().collect();
             let reference = judge.reference_logps(learner, &pairs)?;
             let batch = judge.batch(&pairs);
@@ -195,12 +205,13 @@ impl Task for PreferenceTask {
 pub fn prepare<'a>(
     config: &'a RunConfig,
     command: Vec<String>,
+    world: &World,
 ) -> Result<Prepared<'a, PreferenceTask>> {
     let Some(preferences) = config.preferences.clone() else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
     let inputs: Inputs<PreferencePair> =
-        setup::inputs(config, command, HfConfig::read, "a pair of answers")?;
+        setup::inputs(config, command, world, HfConfig::read, "a pair of answers")?;
     let model_config = &inputs.model_config;
     let mut decoder = setup::load_decoder(config, &model_config.spec)?;
     let (params, persist) =
@@ -234,18 +245,25 @@ pub fn prepare<'a>(
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }
     let precompute = preferences.precompute_ref_log_probs;
-    let mut learner = Learner::new(decoder, params, planner, persist, config.training.seed);
+    let mut learner =
+        Learner::new(decoder, params, planner, persist, config.training.seed, world.clone());
     let (train, judge) = (inputs.train.examples, Judge { reference, preferences });
     let mut train_ref = None;
     if precompute {
         // In batches of training's size, which bounds the memory; a sequence's sum does not depend
         // on its neighbours.
-        let mut known = Vec::with_capacity(train.len());
-        for chunk in train.chunks(config.training.per_device_train_batch_size.max(1)) {
-            let pairs: Vec<&PreferencePair> = chunk.iter().collect();
-            known.extend(judge.reference_logps(&mut learner, &pairs)?);
-        }
-        train_ref = Some(known);
+        let size = match config.training.reproducible {
+            Reproducible::Standard => config.training.per_device_train_batch_size.max(1),
+            Reproducible::Strict => 1,
+        };
+        train_ref = Some(world.map(&train, "reference log-probabilities", |own| {
+            let mut known = Vec::with_capacity(own.len());
+            for chunk in own.chunks(size) {
+                let pairs: Vec<&PreferencePair> = chunk.iter().collect();
+                known.extend(judge.reference_logps(&mut learner, &pairs)?);
+            }
+            Ok::<Vec<RefLogps>, crate::Error>(known)
+        })?);
     }
     let eval = setup::eval_batches(config, inputs.eval);
     let task = PreferenceTask { learner, train, eval, judge, train_ref };

@@ -117,6 +117,10 @@ fn arguments(output_dir: &Path, epochs: f64, seed: u64) -> TrainingArguments {
         greater_is_better: false,
         early_stopping_patience: None,
         early_stopping_threshold: 0.0,
+        reproducible: crate::config::Reproducible::Standard,
+        zero_stage: 0,
+        ddp_timeout: 1800,
+        deepspeed: None,
         shuffle: true,
     }
 }
@@ -157,7 +161,8 @@ pub fn pretrain(
     let plan = Plan { batch_size: 8, pack_to: Some(SEQUENCE), shuffle: true, seed };
     let persist = Box::new(ModelFiles { config, base_dir: None, tokenizer });
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
-    let learner = Learner::new(decoder, params, planner, persist, seed);
+    let learner =
+        Learner::new(decoder, params, planner, persist, seed, crate::dist::World::default());
     let task = CausalTask::new(learner, examples, Vec::new(), 8);
     let args = arguments(dir, epochs, seed);
     let mut trainer = Trainer::new(task, &args, Default::default(), None, progress, interrupted)?;

@@ -10,6 +10,7 @@ use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::adapter::peft::{Initialization, SCORE_KEY, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{ConfigError, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::reader::WeightFiles;
 use crate::model::score_head::{self, SCORE};
@@ -87,7 +88,7 @@ impl Task for RmTask {
 
     fn accumulate(&mut self, batch: &[u32], at: MicroStep) -> Result<StepSums> {
         let pairs: Vec<&PreferencePair> = batch.iter().map(|&i| &self.train[i as usize]).collect();
-        let batch = PreferencePair::laid_out(&pairs);
+        let batch = PreferencePair::laid_out(&pairs).named(PreferencePair::names(batch));
         let key = self.learner.dropout_key(at);
         let last = scored_positions(&batch, self.pad);
         let Learner { decoder, params, grads, .. } = &mut self.learner;
@@ -104,8 +105,9 @@ impl Task for RmTask {
     }
 
     fn evaluate(&mut self, interrupted: &dyn Fn() -> bool) -> Result<Option<EvalSums>> {
+        let world = self.learner.world();
         let Learner { decoder, params, .. } = &self.learner;
-        evaluate_batches(&self.eval, interrupted, |pairs| {
+        evaluate_batches(world, &self.eval, interrupted, |pairs| {
             let pairs: Vec<&PreferencePair> = pairs.iter().collect();
             let batch = PreferencePair::laid_out(&pairs);
             let normed = decoder.hidden_at(params, &batch, scored_positions(&batch, self.pad))?;
@@ -201,12 +203,16 @@ fn trainable(
 ///
 /// # Errors
 /// Whatever is wrong with model, tokenizer, plugins or data.
-pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepared<'a, RmTask>> {
+pub fn prepare<'a>(
+    config: &'a RunConfig,
+    command: Vec<String>,
+    world: &World,
+) -> Result<Prepared<'a, RmTask>> {
     let Some(settings) = &config.reward_modelling else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
     let inputs: Inputs<PreferencePair> =
-        setup::inputs(config, command, HfConfig::read_any, "a pair of answers")?;
+        setup::inputs(config, command, world, HfConfig::read_any, "a pair of answers")?;
     let mut decoder = setup::load_decoder(config, &inputs.model_config.spec.body())?;
     let (params, persist) = trainable(config, &mut decoder, &inputs)?;
     let pairs = &inputs.train.examples;
@@ -222,7 +228,8 @@ pub fn prepare<'a>(config: &'a RunConfig, command: Vec<String>) -> Result<Prepar
     };
     let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let identity = setup::identity(config, &inputs.manifest);
-    let learner = Learner::new(decoder, params, planner, persist, config.training.seed);
+    let learner =
+        Learner::new(decoder, params, planner, persist, config.training.seed, world.clone());
     let task = RmTask {
         learner,
         train: inputs.train.examples,

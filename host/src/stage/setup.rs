@@ -15,6 +15,7 @@ use super::sources::{self, Dataset};
 use crate::adapter::peft::{Initialization, LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{AdapterSettings, ConfigError, RunConfig};
+use crate::dist::{World, environment};
 use crate::error::Result;
 use crate::fs::io_error;
 use crate::model::gguf;
@@ -65,8 +66,10 @@ pub struct Summary {
     pub memory_bytes: usize,
     /// Seed.
     pub seed: u64,
-    /// CPU threads.
+    /// CPU threads of a process.
     pub threads: usize,
+    /// Processes that train together.
+    pub processes: usize,
     /// Output folder.
     pub output_dir: PathBuf,
     /// What the user should know.
@@ -90,7 +93,7 @@ pub struct Prepared<'a, T: Task> {
     pub(super) task: T,
     pub(super) identity: BTreeMap<String, Value>,
     pub(super) manifest: Manifest,
-    pub(super) lock: std::fs::File,
+    pub(super) lock: Option<std::fs::File>,
     /// Everything the first screen says but the steps.
     pub summary: Summary,
 }
@@ -101,8 +104,13 @@ impl<'a, T: Task> Prepared<'a, T> {
         self.config
     }
 
+    /// Whether this process is the one that prints and writes.
+    pub fn is_main(&self) -> bool {
+        self.task.learner().world().is_main()
+    }
+
     /// Trains, then writes the model, the results, the manifest and the card. `started` is called
-    /// with the summary once the number of updates is known.
+    /// with the summary once the number of updates is known. Rank 0 writes, for all.
     ///
     /// # Errors
     /// A loss that is not finite, a full disk, a checkpoint that does not fit.
@@ -114,7 +122,10 @@ impl<'a, T: Task> Prepared<'a, T> {
     ) -> Result<Report> {
         let Prepared { config, task, identity, manifest, lock, mut summary } = self;
         let dir = &config.training.output_dir;
-        write_json(&dir.join("trainer_config.json"), &manifest.config, 2)?;
+        let main = task.learner().world().is_main();
+        if main {
+            write_json(&dir.join("trainer_config.json"), &manifest.config, 2)?;
+        }
         let logs = config.tensorboard.then(|| dir.join("logs").join("run"));
         let mut trainer =
             Trainer::new(task, &config.training, identity, logs.as_deref(), progress, interrupted)?;
@@ -123,7 +134,7 @@ impl<'a, T: Task> Prepared<'a, T> {
         started(&summary);
         let outcome = trainer.run()?;
         let mut metrics = BTreeMap::new();
-        if outcome == Outcome::Finished {
+        if outcome == Outcome::Finished && main {
             trainer.task.learner().save(dir)?;
             manifest.write(dir)?;
             metrics = std::fs::read(dir.join("all_results.json"))
@@ -140,17 +151,31 @@ impl<'a, T: Task> Prepared<'a, T> {
 /// Uses this many threads from now on; 0 leaves the choice to the machine. Later calls change
 /// nothing.
 pub fn set_threads(threads: usize) {
+    share_threads(threads, 1);
+}
+
+/// As [`set_threads`], on a machine that `processes` share: left to it, each takes its part.
+pub fn share_threads(threads: usize, processes: usize) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match threads {
+        0 if processes > 1 => (all / processes).max(1),
+        threads => threads,
+    };
     if threads > 0 {
         // Fails only when the pool exists already.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
 }
 
-/// Makes the output folder and locks it for this process.
-pub(super) fn claim(config: &RunConfig) -> Result<std::fs::File> {
+/// Makes the output folder and locks it for this process; rank 0 does, for all.
+pub(super) fn claim(config: &RunConfig, world: &World) -> Result<Option<std::fs::File>> {
+    if !world.is_main() {
+        return Ok(None);
+    }
     let dir = &config.training.output_dir;
     std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
-    let resuming = config.training.resume_from_checkpoint.is_some();
+    let restarted = environment::restart_count() > 0;
+    let resuming = config.training.resume_from_checkpoint.is_some() || restarted;
     if dir.join("trainer_manifest.json").is_file() && !config.overwrite_output_dir && !resuming {
         return Err(ConfigError::one(format!(
             "{} holds a finished run; choose another --output_dir, or --overwrite_output_dir True",
@@ -173,12 +198,13 @@ pub(super) fn claim(config: &RunConfig) -> Result<std::fs::File> {
     }
     std::fs::write(&path, format!("process {}", std::process::id()))
         .map_err(io_error("write", &path))?;
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// The data of a stage, and what is known before any weight is loaded.
 pub(super) struct Inputs<T> {
-    pub lock: std::fs::File,
+    pub world: World,
+    pub lock: Option<std::fs::File>,
     pub model_config: HfConfig,
     pub tokenizer: Arc<TextTokenizer>,
     pub pipeline: Pipeline,
@@ -194,11 +220,12 @@ pub(super) struct Inputs<T> {
 pub(super) fn inputs<T: Item>(
     config: &RunConfig,
     command: Vec<String>,
+    world: &World,
     read: fn(&Path) -> std::result::Result<HfConfig, ModelError>,
     wanted: &str,
 ) -> Result<Inputs<T>> {
-    set_threads(config.num_threads);
-    let lock = claim(config)?;
+    share_threads(config.num_threads, world.local_size());
+    let lock = claim(config, world)?;
     let mut model_config = read(&config.model_name_or_path)?;
     let tokenizer = Arc::new(load_tokenizer(config, &mut model_config)?);
     let pipeline = Pipeline::load(config, &tokenizer)?;
@@ -214,7 +241,9 @@ pub(super) fn inputs<T: Item>(
     let mut notices = of_data;
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(dtype_notice(config));
+    notices.extend(deepspeed_notices(config));
     Ok(Inputs {
+        world: world.clone(),
         lock,
         model_config,
         tokenizer,
@@ -231,6 +260,11 @@ pub(super) fn inputs<T: Item>(
 /// bit of a bfloat16, and would be lost.
 pub(super) fn base_storage(config: &RunConfig) -> Storage {
     if config.use_peft { config.precision.into() } else { Storage::whole(DType::F32) }
+}
+
+/// What the user should know of a DeepSpeed configuration.
+pub(super) fn deepspeed_notices(config: &RunConfig) -> Vec<String> {
+    config.training.deepspeed.as_ref().map_or_else(Vec::new, |d| d.notices.clone())
 }
 
 /// What the user should know of the types.
@@ -328,6 +362,7 @@ pub(super) fn summary<T>(
             + memory::process_bytes(spec.vocab_size),
         seed: config.training.seed,
         threads: rayon::current_num_threads(),
+        processes: inputs.world.size(),
         output_dir: config.training.output_dir.clone(),
         notices: inputs.notices.clone(),
     })

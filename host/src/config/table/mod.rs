@@ -56,6 +56,7 @@ pub(crate) const fn row(
 pub(super) const MODEL: &str = "Model";
 pub(super) const DATA: &str = "Data";
 const LORA: &str = "LoRA";
+const PROCESSES: &str = "Several processes";
 const TRAINING: &str = "Training";
 pub(super) const LOGS: &str = "Logging, evaluation, checkpoints";
 
@@ -399,11 +400,43 @@ pub const SFT: &[Setting] = &[
     row(TRAINING, "seed", Kind::Int(0), "42", &[], "seed of everything random"),
     row(
         TRAINING,
+        "reproducible",
+        Kind::Choice(&["standard", "strict"]),
+        "standard",
+        &[],
+        "strict: one example at a time, so that any number of processes gives the same bits; slower",
+    ),
+    row(
+        TRAINING,
         "resume_from_checkpoint",
         Kind::Text,
         "",
         &[],
         "checkpoint folder, or True for the newest of output_dir",
+    ),
+    row(
+        PROCESSES,
+        "zero_stage",
+        Kind::Choice(&["0", "1", "2"]),
+        "0",
+        &[],
+        "what is sharded over the processes: nothing, the optimiser's state, gradients too",
+    ),
+    row(
+        PROCESSES,
+        "deepspeed",
+        Kind::Path,
+        "",
+        &[],
+        "configuration file of DeepSpeed; every field is honoured or refused",
+    ),
+    row(
+        PROCESSES,
+        "ddp_timeout",
+        Kind::Int(1),
+        "1800",
+        &[],
+        "longest that an operation over all processes may take, seconds; then the missing one is named",
     ),
     row(LOGS, "logging_steps", Kind::Int(0), "10", &[], "updates between log rows"),
     row(LOGS, "logging_first_step", Kind::Bool, "True", &[], "log the first update too"),
@@ -469,7 +502,6 @@ pub const ACCEPTED: &[&str] = &[
     "logging_strategy",
     "remove_unused_columns",
     "preprocessing_num_workers",
-    "ddp_timeout",
     "ddp_find_unused_parameters",
     "overwrite_cache",
     "cache_dir",
@@ -487,8 +519,7 @@ const USE_CLASSIC: &str =
 pub const UNSUPPORTED: &[(&str, &str)] = &[
     ("fp16", "use --torch_dtype bfloat16"),
     ("bf16", "use --torch_dtype bfloat16"),
-    ("deepspeed", "this version trains in one process"),
-    ("fsdp", "this version trains in one process"),
+    ("fsdp", "use --zero_stage or --deepspeed"),
     ("template_name", USE_CLASSIC),
     ("template", USE_CLASSIC),
     ("rope_scaling", "set it in the model's config.json"),

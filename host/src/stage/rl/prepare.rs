@@ -8,7 +8,8 @@ use super::prompt::Prompt;
 use super::reward::Rewards;
 use super::reward_model::RewardModel;
 use super::task::{Parts, PolicyTask};
-use crate::config::{ConfigError, RunConfig};
+use crate::config::{ConfigError, Reproducible, RunConfig};
+use crate::dist::World;
 use crate::error::Result;
 use crate::model::reader::SafetensorsFile;
 use crate::model::save::{Entry, write_safetensors};
@@ -59,11 +60,13 @@ impl Persist for WithValueHead {
 pub fn prepare<'a>(
     config: &'a RunConfig,
     command: Vec<String>,
+    world: &World,
 ) -> Result<Prepared<'a, PolicyTask>> {
     let Some(settings) = config.reinforcement.clone() else {
         return Err(ConfigError::one("the configuration is of another stage").into());
     };
-    let mut inputs: Inputs<Prompt> = setup::inputs(config, command, HfConfig::read, "a prompt")?;
+    let mut inputs: Inputs<Prompt> =
+        setup::inputs(config, command, world, HfConfig::read, "a prompt")?;
     let template = match inputs.pipeline.template() {
         // A second one of the same options: the first renders the prompts.
         Some(plugin) => {
@@ -74,7 +77,9 @@ pub fn prepare<'a>(
     let mut models = Vec::new();
     for dir in &settings.reward_model {
         let name = dir.file_name().map_or("reward_model".into(), |n| n.to_string_lossy().into());
-        models.push((name, RewardModel::load(dir, config.precision)?));
+        let mut model = RewardModel::load(dir, config.precision)?;
+        model.alone = config.training.reproducible == Reproducible::Strict;
+        models.push((name, model));
     }
     let rewards = Rewards::new(
         inputs.pipeline.take_rewards(),
@@ -127,7 +132,8 @@ pub fn prepare<'a>(
         identity.insert(format!("model_beside_{i}"), reference::fingerprint(dir)?);
     }
     let args = &config.training;
-    let per_update = batch * args.gradient_accumulation_steps / settings.num_generations;
+    let per_update =
+        batch * args.gradient_accumulation_steps * world.size() / settings.num_generations;
     let plan = Plan {
         batch_size: per_update.max(1),
         pack_to: None,
@@ -138,7 +144,7 @@ pub fn prepare<'a>(
     let task = PolicyTask::new(Parts {
         stage: config.stage,
         stop_ids: stop_ids(model_config, &inputs.tokenizer),
-        learner: Learner::new(decoder, params, planner, persist, args.seed),
+        learner: Learner::new(decoder, params, planner, persist, args.seed, world.clone()),
         value_head,
         reference,
         rewards,

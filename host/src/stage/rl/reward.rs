@@ -10,7 +10,8 @@ use super::prompt::Prompt;
 use super::reward_model::RewardModel;
 use crate::config::{ConfigError, RewardFailure};
 use crate::data::{Conversation, Message};
-use crate::error::Result;
+use crate::dist::World;
+use crate::error::{Error, Result};
 use crate::plugin::{JSON_METADATA_KEY, Plugin, PluginError, Reads};
 use crate::run::RunError;
 
@@ -58,6 +59,9 @@ pub struct Judged {
     /// Completions on which each reward failed.
     pub failures: Vec<usize>,
 }
+
+/// A score, none where the reward has no opinion, or why it failed.
+type Scored = std::result::Result<Option<f64>, String>;
 
 /// Whether an error is about what a plugin did with these rows, and not about the plugin's use.
 fn is_failure(error: &PluginError) -> bool {
@@ -124,23 +128,28 @@ impl Rewards {
         self.rewards.iter().map(of).sum()
     }
 
-    /// Judges `answers`.
+    /// Judges `answers`, of which each rank takes its part.
     ///
     /// # Errors
     /// A failing reward, where that ends the run, or one that fails too often.
-    pub fn judge(&self, answers: &[Answer<'_>]) -> Result<Judged> {
+    pub fn judge(&self, answers: &[Answer<'_>], world: &World) -> Result<Judged> {
         let mut judged = Judged { total: vec![None; answers.len()], ..Judged::default() };
         for reward in &self.rewards {
-            let scores = match &reward.judge {
-                Judge::Plugin(plugin) => self.by_plugin(plugin, answers)?,
-                Judge::Model(model) => self.by_model(reward, model, answers)?,
-            };
+            let scores = world.map(answers, "rewards", |own| {
+                let scores = match &reward.judge {
+                    Judge::Plugin(plugin) => self.by_plugin(plugin, own)?,
+                    Judge::Model(model) => self.by_model(reward, model, own)?,
+                };
+                // As bits: what is not finite must arrive so.
+                let bits = |score: Scored| score.map(|value| value.map(f64::to_bits));
+                Ok::<_, Error>(scores.into_iter().map(bits).collect())
+            })?;
             let mut failed = 0;
             let mut first = None;
             let mut values = Vec::with_capacity(scores.len());
             for (score, total) in scores.into_iter().zip(&mut judged.total) {
                 let value = match score {
-                    Ok(value) => value,
+                    Ok(value) => value.map(f64::from_bits),
                     Err(why) => {
                         failed += 1;
                         first.get_or_insert(why);
@@ -167,11 +176,7 @@ impl Rewards {
     }
 
     /// One score for each answer, or why there is none.
-    fn by_plugin(
-        &self,
-        plugin: &Plugin,
-        answers: &[Answer<'_>],
-    ) -> Result<Vec<std::result::Result<Option<f64>, String>>> {
+    fn by_plugin(&self, plugin: &Plugin, answers: &[Answer<'_>]) -> Result<Vec<Scored>> {
         let batch = batch(plugin.reads(), answers)?;
         match plugin.score(std::slice::from_ref(&batch)) {
             Ok(scores) => return Ok(scores.into_iter().map(|s| Ok(s.value)).collect()),
@@ -197,7 +202,7 @@ impl Rewards {
         reward: &Reward,
         model: &RewardModel,
         answers: &[Answer<'_>],
-    ) -> Result<Vec<std::result::Result<Option<f64>, String>>> {
+    ) -> Result<Vec<Scored>> {
         let conversations: Vec<Conversation> = answers
             .iter()
             .map(|a| {

@@ -28,6 +28,8 @@ pub struct RewardModel {
     tokenizer: TextTokenizer,
     jinja: Option<ChatTemplate>,
     pad: Option<u32>,
+    /// Judge conversations one by one, so that none depends on its neighbours.
+    pub alone: bool,
 }
 
 /// The folder of an adapter's base: as the adapter names it, or beside the adapter.
@@ -83,7 +85,7 @@ impl RewardModel {
             Err(e) => return Err(e.into()),
         };
         let pad = config.as_reward_model().pad_token_id;
-        Ok(Self { decoder, params, tokenizer, jinja, pad })
+        Ok(Self { decoder, params, tokenizer, jinja, pad, alone: false })
     }
 
     /// Bytes of its weights.
@@ -136,7 +138,7 @@ impl RewardModel {
                     out.push(Err(format!("its {n} tokens are beyond the model's {reach}")));
                 }
                 Ok(ids) => {
-                    if tokens + ids.len() > BATCH_TOKENS {
+                    if self.alone || tokens + ids.len() > BATCH_TOKENS {
                         self.flush(&mut waiting, &mut out)?;
                         tokens = 0;
                     }

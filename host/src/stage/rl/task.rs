@@ -14,9 +14,7 @@ use super::reward::{Answer, Rewards};
 use super::sample::{Sample, Samples};
 use crate::config::{PolicyLoss, RatioLevel, Reinforcement, Stage};
 use crate::error::Result;
-use crate::fs;
-use crate::model::generate::{Generation, Request, SamplingOptions};
-use crate::model::save::write_json;
+use crate::model::generate::{Request, SamplingOptions};
 use crate::model::{Scored, TokenBatch, score_head};
 use crate::objective::policy::{
     ClippedLoss, Sequence, denominator_share, token_weight, value_loss,
@@ -112,8 +110,8 @@ impl PolicyTask {
         sampling::options(&self.parts.settings.sampling, stop_ids, seed, greedy)
     }
 
-    fn text(&self, generation: &Generation) -> Result<String> {
-        Ok(self.parts.tokenizer.decode(&generation.ids, true)?)
+    fn text(&self, ids: &[u32]) -> Result<String> {
+        Ok(self.parts.tokenizer.decode(ids, true)?)
     }
 
     /// Factor on the sum of a completion's token losses.
@@ -275,6 +273,7 @@ impl Task for PolicyTask {
     fn take_notes(&mut self, global_step: u64, logged: bool) -> Result<Vec<String>> {
         let mut notes = std::mem::take(&mut self.notes);
         let s = &self.parts.settings;
+        let logged = logged && self.parts.learner.world().is_main();
         if let (true, true, Some(completions)) = (logged, s.log_completions, &self.completions) {
             completions.write(&self.parts.output_dir.join("completions"), global_step)?;
             notes.extend(completions.table(global_step, s.num_completions_to_print));
@@ -290,6 +289,14 @@ impl Task for PolicyTask {
         }
         let of = |e: &u32| self.samples.by_element.get(e).map_or(0, Sample::num_trained);
         batch.iter().map(|e| denominator_share(s.loss, of(e))).sum()
+    }
+
+    fn split(&self, batch: &[u32]) -> Vec<Vec<u32>> {
+        match self.parts.settings.loss {
+            // A mean over the batch's tokens.
+            PolicyLoss::Bnpo => vec![batch.to_vec()],
+            _ => batch.iter().map(|&e| vec![e]).collect(),
+        }
     }
 
     fn extra_forwards(&self) -> f64 {
@@ -327,50 +334,50 @@ impl Task for PolicyTask {
             .enumerate()
             .map(|(i, p)| Request { prompt: &p.ids, row: i as u64 })
             .collect();
-        let answered = self.parts.learner.decoder.generate_batch(
-            &self.parts.learner.params,
-            &requests,
-            &self.options(self.parts.learner.seed(), true),
-            self.parts.settings.sampling.generation_batch_size,
-            |_, _| true,
-            interrupted,
-        )?;
-        let Some(answered) = answered else { return Ok(None) };
-        let texts: Vec<String> = answered.iter().map(|g| self.text(g)).collect::<Result<_>>()?;
+        let options = self.options(self.parts.learner.seed(), true);
+        let Some(answered) = self.sample(&requests, &options, interrupted)? else {
+            return Ok(None);
+        };
+        let texts: Vec<String> =
+            answered.iter().map(|(ids, _)| self.text(ids)).collect::<Result<_>>()?;
         let answers: Vec<Answer<'_>> = eval
             .iter()
             .zip(&texts)
             .map(|(prompt, completion)| Answer { prompt, completion })
             .collect();
-        let judged = self.parts.rewards.judge(&answers)?;
+        let judged = self.parts.rewards.judge(&answers, self.parts.learner.world())?;
         let mut sums = StepSums::default();
         judged.total.iter().flatten().for_each(|&r| sums.metric("reward", r));
         for (name, values) in self.parts.rewards.names().zip(&judged.values) {
             values.iter().flatten().for_each(|&v| sums.metric(&format!("rewards/{name}/mean"), v));
         }
-        for generation in &answered {
-            sums.metric("completions/mean_length", generation.ids.len() as f64);
-            let clipped = f64::from(u8::from(generation.stop_token.is_none()));
+        for (ids, stop) in &answered {
+            sums.metric("completions/mean_length", ids.len() as f64);
+            let clipped = f64::from(u8::from(stop.is_none()));
             sums.metric("completions/clipped_ratio", clipped);
         }
         Ok(Some(EvalSums { sums, num_examples: eval.len() as u64, num_batches: 1 }))
     }
 
-    fn save_state(&self, dir: &Path) -> Result<()> {
+    fn state_file(&self) -> Option<&'static str> {
+        Some(STATE)
+    }
+
+    fn save_state(&self) -> Result<Option<(&'static str, Vec<u8>)>> {
         // With one update to a generation its completions are used up.
         let samples = match self.parts.settings.num_iterations {
             1 => Samples::default(),
             _ => self.samples.clone(),
         };
         let state = State { samples, beta: self.beta.to_bits(), alarms: self.alarms.clone() };
-        let value = serde_json::to_value(&state)
-            .map_err(|e| RunError::Checkpoint { path: dir.into(), reason: e.to_string() })?;
-        Ok(write_json(&dir.join(STATE), &value, 0)?)
+        let path = self.parts.output_dir.clone();
+        let bytes = serde_json::to_vec(&state)
+            .map_err(|e| RunError::Checkpoint { path, reason: e.to_string() })?;
+        Ok(Some((STATE, bytes)))
     }
 
-    fn load_state(&mut self, dir: &Path) -> Result<()> {
-        let bytes = fs::read_limited(&dir.join(STATE), 1 << 32)?;
-        let state: State = serde_json::from_slice(&bytes).map_err(|e| {
+    fn load_state(&mut self, bytes: &[u8], dir: &Path) -> Result<()> {
+        let state: State = serde_json::from_slice(bytes).map_err(|e| {
             let reason = format!("{STATE} is damaged ({e})");
             RunError::Checkpoint { path: dir.into(), reason }
         })?;

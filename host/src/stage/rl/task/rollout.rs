@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::PolicyTask;
 use crate::config::{KlControl, Stage};
-use crate::error::Result;
-use crate::model::generate::Request;
+use crate::error::{Error, Result};
+use crate::model::generate::{Request, SamplingOptions};
 use crate::model::score_head;
 use crate::objective::policy::{
     adapted_coefficient, generalised_advantages, group_advantages, leave_one_out, mean_std, whiten,
@@ -17,6 +17,9 @@ use crate::stage::rl::completions::Completions;
 use crate::stage::rl::prompt::Prompt;
 use crate::stage::rl::reward::{Answer, Judged};
 use crate::stage::rl::sample::{Sample, Samples};
+
+/// Tokens of a completion, and the one that ended it.
+pub(super) type Sampled = (Vec<u32>, Option<u32>);
 
 /// Sums of a completion's log-probabilities' differences.
 fn divergence(sample: &Sample) -> f64 {
@@ -47,29 +50,23 @@ impl PolicyTask {
             .iter()
             .map(|&e| Request { prompt: &self.prompt_of(e).ids, row: e.into() })
             .collect();
-        let sampled = self.parts.learner.decoder.generate_batch(
-            &self.parts.learner.params,
-            &requests,
-            &self.options(seed, false),
-            self.parts.settings.sampling.generation_batch_size,
-            |_, _| true,
-            interrupted,
-        )?;
+        let sampled = self.sample(&requests, &self.options(seed, false), interrupted)?;
         let Some(sampled) = sampled else { return Ok(false) };
-        let texts: Vec<String> = sampled.iter().map(|g| self.text(g)).collect::<Result<_>>()?;
+        let texts: Vec<String> =
+            sampled.iter().map(|(ids, _)| self.text(ids)).collect::<Result<_>>()?;
         let answers: Vec<Answer<'_>> = elements
             .iter()
             .zip(&texts)
             .map(|(&e, text)| Answer { prompt: self.prompt_of(e), completion: text })
             .collect();
-        let judged = self.parts.rewards.judge(&answers)?;
+        let judged = self.parts.rewards.judge(&answers, self.parts.learner.world())?;
         let prompts: Vec<String> = elements.iter().map(|&e| last_turn(self.prompt_of(e))).collect();
         let masked = self.parts.settings.mask_truncated_completions;
         let by_element =
-            elements.iter().zip(sampled).zip(&judged.total).map(|((&e, g), reward)| {
-                let terminated = g.stop_token.is_some();
-                let mut ids = g.ids;
-                ids.extend(g.stop_token);
+            elements.iter().zip(sampled).zip(&judged.total).map(|((&e, (ids, stop)), reward)| {
+                let terminated = stop.is_some();
+                let mut ids = ids;
+                ids.extend(stop);
                 let trained = reward.is_some() && (terminated || !masked);
                 (e, Sample { ids, terminated, trained, ..Sample::default() })
             });
@@ -78,6 +75,10 @@ impl PolicyTask {
         self.score_beforehand(update)?;
         let total = self.advantages(&elements, &judged.total);
         self.describe(generation, &elements, &judged, &total);
+        if !self.parts.learner.world().is_main() {
+            // Logged once.
+            self.metrics.clear();
+        }
         let advantage = |e: &u32| {
             let a = &self.samples.by_element[e].advantages;
             a.iter().map(|&v| f64::from(v)).sum::<f64>() / a.len().max(1) as f64
@@ -92,9 +93,53 @@ impl PolicyTask {
         Ok(true)
     }
 
+    /// Completions of `requests`, of which each rank makes its part: the tokens, and the one that ended
+    /// them; `None` when interrupted.
+    pub(super) fn sample(
+        &self,
+        requests: &[Request<'_>],
+        options: &SamplingOptions,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Sampled>>> {
+        let learner = &self.parts.learner;
+        let mut complete = true;
+        let sampled = learner.world().map(requests, "completions", |own| {
+            let sampled = learner.decoder.generate_batch(
+                &learner.params,
+                own,
+                options,
+                self.parts.settings.sampling.generation_batch_size,
+                |_, _| true,
+                interrupted,
+            )?;
+            complete = sampled.is_some();
+            let each = sampled.unwrap_or_default().into_iter();
+            Ok::<Vec<Sampled>, Error>(each.map(|g| (g.ids, g.stop_token)).collect())
+        })?;
+        Ok(complete.then_some(sampled))
+    }
+
     /// Log-probabilities by policy and reference, and values, of all completions; by micro-batch,
-    /// as they will be trained, so that the first ratios are 1 to the bit.
+    /// as they will be trained, so that the first ratios are 1 to the bit. Each rank scores what it
+    /// will train, and all know everything.
     fn score_beforehand(&mut self, update: &[Vec<u32>]) -> Result<()> {
+        let world = self.parts.learner.world().clone();
+        let own = &update[world.share(update.len())];
+        self.score_own(own)?;
+        if world.is_single() {
+            return Ok(());
+        }
+        let scored: Vec<(u32, Sample)> = own
+            .iter()
+            .flatten()
+            .filter_map(|e| Some((*e, self.samples.by_element.get(e)?.clone())))
+            .collect();
+        let all = world.gather(&scored, "scored completions")?;
+        self.samples.by_element.extend(all.into_iter().flatten());
+        Ok(())
+    }
+
+    fn score_own(&mut self, update: &[Vec<u32>]) -> Result<()> {
         let s = &self.parts.settings;
         let temperature = s.sampling.temperature;
         let own = s.num_iterations > 1 || self.parts.stage != Stage::Grpo;
