@@ -391,3 +391,52 @@ fn mixes_follow_weights_and_strategies() {
     trainer_fails(data("mix", &sources, wrong), 2, &["1 weights for 2 sources"]);
     trainer_fails(["data", "mic"].map(str::to_string), 2, &["did you mean `mix`"]);
 }
+
+#[test]
+fn tokenized_rows_are_kept_and_never_stale() {
+    if support::shared("stories260K/hf").is_none() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name);
+    let rows = |what: &str| {
+        let turns = |i: usize| json!([{"from": "human", "value": format!("{what} {i}?")}, {"from": "gpt", "value": "yes"}]);
+        write(&at("a.jsonl"), (0..12).map(|i| json!({"conversations": turns(i)})));
+    };
+    rows("first");
+    let run = |out: &str, more: &[&str]| -> String {
+        let own = ["--plugin", "sharegpt", "--plugin", "chatml", "--max_steps", "2"];
+        let kept = ["--preprocessing_cache", "on"];
+        let all = [&own[..], &kept[..], more].concat();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_trainer"))
+            .args(support::stage("sft", &at("a.jsonl"), &at(out), &all))
+            .env("XDG_CACHE_HOME", at("cache"))
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", support::text(&output.stderr));
+        support::text(&output.stdout)
+    };
+    let (made, used) = ("kept for later runs", "of an earlier run are used");
+    assert!(run("one", &[]).contains(made));
+    assert!(run("two", &[]).contains(used));
+    assert_eq!(support::adapter(&at("one")), support::adapter(&at("two")));
+    let account = |out: &str| json(at(out).join("trainer_manifest.json"))["rows"].clone();
+    assert_eq!(account("one"), account("two"));
+    // Other settings, options and rows are other entries, and so is a damaged one.
+    assert!(run("three", &["--model_max_length", "256"]).contains(made));
+    let options = ["--plugin_options", r#"sharegpt={"unknown_role": "reject"}"#];
+    assert!(run("four", &options).contains(made));
+    rows("other");
+    assert!(run("five", &[]).contains(made));
+    rows("first");
+    assert!(run("six", &[]).contains(used));
+    for entry in std::fs::read_dir(at("cache/trainer/preprocessed")).unwrap().flatten() {
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(entry.path(), bytes).unwrap();
+    }
+    assert!(run("seven", &[]).contains(made));
+    assert_eq!(support::adapter(&at("one")), support::adapter(&at("seven")));
+}
