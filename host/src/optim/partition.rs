@@ -103,11 +103,8 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
 
     fn params(sizes: &[usize]) -> ParamSet {
-        let of = |&n: &usize| NamedTensor {
-            name: n.to_string(),
-            tensor: Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap(),
-            decay: true,
-            transposed: false,
+        let of = |&n: &usize| {
+            NamedTensor::new(n.to_string(), Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap())
         };
         ParamSet { params: sizes.iter().map(of).collect() }
     }

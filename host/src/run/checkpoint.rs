@@ -135,12 +135,9 @@ pub fn save<T: Task>(
                     ModelError::from(candle_core::Error::Msg(text))
                 })
             };
-            entries.push(Entry {
-                name: format!("{}.{suffix}", param.name),
-                dtype: DType::F32,
-                shape: param.tensor.dims().to_vec(),
-                tensor: Box::new(tensor),
-            });
+            let name = format!("{}.{suffix}", param.name);
+            let shape = param.tensor.dims().to_vec();
+            entries.push(Entry::later(name, DType::F32, shape, tensor));
         }
     }
     let step = optimizer.step.to_string();
