@@ -161,13 +161,17 @@ struct Golden {
 /// A plugin that can't be loaded, golden files that can't be read. What else is wrong is in the
 /// report.
 pub fn check(request: &Request<'_>) -> Result<Report, PluginError> {
-    let load =
-        || Plugin::load(request.plugin, request.options, request.seed, request.limits.clone());
-    let plugin = load()?;
     let golden = match request.golden {
         Some(dir) => read_golden(dir, request.options)?,
         None => Vec::new(),
     };
+    // A plugin that can't do without options is checked with those of its first golden rows.
+    let options = match (request.options, golden.first()) {
+        ("", Some(first)) => first.options.as_str(),
+        (own, _) => own,
+    };
+    let load = || Plugin::load(request.plugin, options, request.seed, request.limits.clone());
+    let plugin = load()?;
     let world = plugin.world();
     // Answers must not depend on which thread asks; one thread makes every fault the same twice.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
@@ -176,7 +180,7 @@ pub fn check(request: &Request<'_>) -> Result<Report, PluginError> {
         let mut checks = vec![described(&plugin, load)?, schema_check(&plugin)];
         let mut most = plugin.usage();
         checks.push(golden_check(request, &golden, world, &mut most)?);
-        let base = base(&plugin, &golden, request);
+        let base = base(&plugin, &golden, options, request.seed);
         checks.extend(repeated(&plugin, load, &base, &mut most)?);
         checks.push(limits_check(&plugin, most, &request.limits));
         checks.push(hostile_check(&plugin, &base));
@@ -336,14 +340,14 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// Items to ask about: the golden ones that go with the options, else made-up ones.
-fn base(plugin: &Plugin, golden: &[Golden], request: &Request<'_>) -> Items {
-    let set = golden.iter().find(|set| set.options == request.options);
+fn base(plugin: &Plugin, golden: &[Golden], options: &str, seed: u64) -> Items {
+    let set = golden.iter().find(|set| set.options == options);
     set.and_then(|set| {
         let lines: Vec<&str> = set.input.iter().map(String::as_str).collect();
         Items::parse(&lines, plugin.world()).ok()
     })
     .filter(|items| !items.is_empty())
-    .unwrap_or_else(|| seeded::items(plugin.world(), plugin.reads(), ITEMS, request.seed))
+    .unwrap_or_else(|| seeded::items(plugin.world(), plugin.reads(), ITEMS, seed))
 }
 
 /// The same answers however the rows come.
