@@ -117,8 +117,7 @@ fn what_was_converted_is_saved_and_reads_back_the_same() {
 fn texts_come_back() {
     for name in ["llama", "gemma", "qwen", "llama3"] {
         let tokenizer = load(&golden("tokenizers").join(name));
-        let plain =
-            |t: &&String| !t.contains('\u{2581}') && !CONTROL.iter().any(|c| t.contains(c));
+        let plain = |t: &&String| !t.contains('\u{2581}') && !CONTROL.iter().any(|c| t.contains(c));
         for text in texts().iter().filter(plain) {
             let ids = tokenizer.encode(text, false).unwrap().ids;
             let decoded = tokenizer.decode(&ids, false).unwrap();
