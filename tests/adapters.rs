@@ -190,7 +190,7 @@ fn a_fresh_adapter_changes_nothing_and_off_is_the_base() {
         let on = last_logits(&decoder, &params, &examples);
         assert_logits(&on, &golden.record["logits"], &golden.name);
         // To the bit, and the adapter is back afterwards.
-        let off = decoder.with_adapter_off(|d| last_logits(d, &none, &examples));
+        let off = decoder.with_adapter_off(|d| last_logits(d, &none, &examples)).unwrap();
         assert_eq!(off, plain, "{}", golden.name);
         assert_eq!(last_logits(&decoder, &params, &examples), on, "{}", golden.name);
         let mut other = params.clone();

@@ -117,10 +117,11 @@ fn what_was_converted_is_saved_and_reads_back_the_same() {
 fn texts_come_back() {
     for name in ["llama", "gemma", "qwen", "llama3"] {
         let tokenizer = load(&golden("tokenizers").join(name));
-        for text in texts().iter().filter(|t| !t.contains('\u{2581}')) {
+        let plain = |t: &&String| !t.contains('\u{2581}') && !CONTROL.iter().any(|c| t.contains(c));
+        for text in texts().iter().filter(plain) {
             let ids = tokenizer.encode(text, false).unwrap().ids;
             let decoded = tokenizer.decode(&ids, false).unwrap();
-            // A special token at the beginning has no space before it to be taken away.
+            // The first space is the tokenizer's own.
             assert_eq!(decoded.trim_start(), text.trim_start(), "{name}");
         }
     }

@@ -339,7 +339,7 @@ fn split_magnitude(name: &str) -> Option<&str> {
 fn whole_module(config: &LoraConfig, name: &str) -> Option<String> {
     let name = name.strip_prefix(PREFIX)?.replace(".modules_to_save.default", "");
     let (module, _) = name.rsplit_once('.')?;
-    let saved = |m: &String| module == m || module.ends_with(&format!(".{m}"));
+    let saved = |m: &String| module.ends_with(m.as_str());
     config.modules_to_save.iter().any(saved).then_some(name)
 }
 

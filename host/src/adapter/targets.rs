@@ -146,8 +146,8 @@ pub fn modules_to_save(spec: &DecoderSpec, config: &LoraConfig) -> Result<Vec<Sl
         name.rsplit_once('.').map_or(name.clone(), |(module, _)| module.to_string())
     };
     let named = |slot: Slot, name: &str| {
-        let module = module(slot);
-        module == name || module.ends_with(&format!(".{name}"))
+        // PEFT matches any end of the path here, without a dot before it.
+        module(slot).ends_with(name)
     };
     let linear = |slot: &Slot| {
         matches!(slot, Slot::Weight(..) | Slot::Bias(..) | Slot::Router(_) | Slot::Expert(..))

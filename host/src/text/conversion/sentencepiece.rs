@@ -205,12 +205,12 @@ impl ModelProto {
     /// a score that never wins. A user's piece always wins, by SentencePiece's own bonus.
     fn unigram_model(&self) -> Value {
         let normal = || self.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| p.score);
-        let (least, most) = (normal().fold(0f32, f32::min), normal().fold(f32::MIN, f32::max));
-        let most = if most == f32::MIN { 0.0 } else { most };
+        let (least, most) =
+            (normal().fold(0f32, f32::min), normal().fold(f32::MIN_POSITIVE, f32::max));
         let never = f64::from(least) - 1e4;
         let score = |p: &Piece| match p.kind {
             Kind::Normal => f64::from(p.score),
-            // `unigram_model.cc`: a reward by the bytes that it covers.
+            // As in `unigram_model.cc`: next to nothing, where every other piece costs something.
             Kind::UserDefined => f64::from(p.text.len() as f32 * most - 0.1),
             Kind::Unknown | Kind::Control | Kind::Unused | Kind::Byte => never,
         };
@@ -280,7 +280,8 @@ pub(super) fn convert(
         normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
     }
     if model.remove_extra_whitespaces {
-        normalizers.push(replace_regex(r"\A +| +\z", ""));
+        // At the end SentencePiece drops its own character for a space too.
+        normalizers.push(replace_regex("\\A +|[ \u{2581}]+\\z", ""));
         normalizers.push(replace_regex(" {2,}", " "));
     }
     if model.add_dummy_prefix && !first_only {
