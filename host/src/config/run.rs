@@ -444,7 +444,7 @@ mod tests {
             ("seed", "-3"),
             ("lr_scheduler_type", "zigzag"),
             ("packing", "maybe"),
-            ("load_in_8bit", "True"),
+            ("bf16", "True"),
             ("plugin_options", "sharegpt"),
         ])
         .unwrap_err();
@@ -455,12 +455,12 @@ mod tests {
             "`seed` is `-3`, expected a whole number from 0 on",
             "one of linear, cosine",
             "expected True or False",
-            "`load_in_8bit` is not supported",
+            "`bf16` is not supported",
             "expected NAME={",
         ] {
             assert!(error.contains(part), "no `{part}` in {error}");
         }
-        assert!(resolve(&[("load_in_8bit", "False")]).is_ok());
+        assert!(resolve(&[("bf16", "False")]).is_ok());
     }
 
     #[test]
