@@ -102,7 +102,7 @@ fn every_kind_resumes_to_the_same_bits_and_merges() {
             "--output_dir",
             &arg(&merged),
         ]);
-        let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "16"];
+        let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "16", "--raw", "True"];
         let generate = |of: &[&str]| trainer_ok([&["generate"], of, &prompt].concat());
         let by_adapter = generate(&["--model", &base, "--adapter", &arg(&whole)]);
         assert_eq!(by_adapter, generate(&["--model", &arg(&merged)]), "{name}");
@@ -126,7 +126,7 @@ fn every_kind_resumes_to_the_same_bits_and_merges() {
     let onto = ["--base_model", &arg(&model)];
     let of = ["merge", "--peft_model_path", &one, &two, "--output_dir", &arg(&merged)];
     trainer_ok([of.as_slice(), &weights, &onto].concat());
-    let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "16"];
+    let prompt = ["--prompt", "Once upon a time", "--max_new_tokens", "16", "--raw", "True"];
     let generate = |of: &[&str]| trainer_ok([&["generate"], of, &prompt].concat());
     let by_adapter = generate(&["--model", &arg(&model), "--adapter", &arg(&both)]);
     assert_eq!(by_adapter, generate(&["--model", &arg(&merged)]));
@@ -187,7 +187,7 @@ fn added_tokens_are_trained_saved_and_merged() {
         let config = json(merged.join("config.json"));
         assert_eq!(config["vocab_size"], 514);
         assert_eq!(config["tie_word_embeddings"], name == "rows");
-        let prompt = ["--prompt", "Once upon <city>", "--max_new_tokens", "12"];
+        let prompt = ["--prompt", "Once upon <city>", "--max_new_tokens", "12", "--raw", "True"];
         let generate = |of: &[&str]| trainer_ok([&["generate"], of, &prompt].concat());
         let by_adapter = generate(&["--model", &base, "--adapter", &arg(&out)]);
         assert_eq!(by_adapter, generate(&["--model", &arg(&merged)]), "{name}");
