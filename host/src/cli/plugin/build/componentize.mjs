@@ -4,7 +4,8 @@ import { componentize } from "@bytecodealliance/componentize-js";
 
 const [js, wit, world, out] = process.argv.slice(2);
 const { component } = await componentize(await readFile(js, "utf8"), {
-  sourceName: js,
+  // Sources lie beside each other: the name has no folder.
+  sourceName: "plugin.js",
   witPath: wit,
   worldName: world,
   disableFeatures: ["random", "stdio", "clocks", "http", "fetch-event"],
