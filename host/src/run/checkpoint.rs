@@ -138,6 +138,7 @@ pub fn save<T: Task>(
             entries.push(Entry {
                 name: format!("{}.{suffix}", param.name),
                 dtype: DType::F32,
+                signed: false,
                 shape: param.tensor.dims().to_vec(),
                 tensor: Box::new(tensor),
             });
