@@ -24,7 +24,7 @@ fn help_and_version_are_there_for_every_command() {
 #[test]
 fn mistakes_are_answered_with_what_to_do() {
     trainer_fails(["quickstrat"], 2, &["did you mean `quickstart`?"]);
-    trainer_fails(["merge"], 2, &["`--base_model` is missing", "`--peft_model_path` is missing"]);
+    trainer_fails(["merge"], 2, &["`--peft_model_path` is missing", "`--output_dir` is missing"]);
     trainer_fails(["sft", "stray"], 2, &["`stray` is not a flag", "`--output_dir` is missing"]);
     trainer_fails(
         ["sft", "--lora_rnk", "4", "--seed", "x", "--packing", "maybe"],

@@ -396,9 +396,9 @@ fn a_ranks_memory_follows_the_formula() {
             "--deepspeed",
             &arg(&config),
             "--hidden_size",
-            "384",
+            "512",
             "--intermediate_size",
-            "1536",
+            "2048",
             "--num_hidden_layers",
             "8",
             "--num_attention_heads",
@@ -408,7 +408,7 @@ fn a_ranks_memory_follows_the_formula() {
             "--per_device_train_batch_size",
             "1",
             "--max_steps",
-            "2",
+            "3",
             "--eval_strategy",
             "no",
             "--save_strategy",
@@ -423,7 +423,7 @@ fn a_ranks_memory_follows_the_formula() {
         peak(&ranks_ok(2, &command.map(str::to_string)))
     };
     // Bytes of all values in float32; those outside of blocks are few.
-    let bytes = 4.0 * 8.0 * (4.0 * 384.0 * 384.0 + 3.0 * 384.0 * 1536.0);
+    let bytes = 4.0 * 8.0 * (4.0 * 512.0 * 512.0 + 3.0 * 512.0 * 2048.0);
     let (whole, first, second) = (run("0"), run("1"), run("2"));
     eprintln!("peak of rank 0: {whole} bytes, stage 1 {first}, stage 2 {second}; values {bytes}");
     // Stage 1 keeps half of both moments: one of their four copies' halves less each.

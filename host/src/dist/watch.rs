@@ -66,6 +66,8 @@ pub struct Watch {
     prefix: String,
     interval: Duration,
     now: Arc<Mutex<Now>>,
+    /// Held while a sign is on its way.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Watch {
@@ -91,17 +93,23 @@ impl Watch {
             prefix: prefix.into(),
             interval,
             now: now.clone(),
+            turn: Arc::default(),
         };
-        let key = watch.key(rank);
+        let (key, turn) = (watch.key(rank), watch.turn.clone());
         let mut beats = 0;
         let mut beat = move |client: &mut Client| {
-            let now = now.lock().unwrap_or_else(PoisonError::into_inner);
-            if now.ended {
-                return Ok(false);
-            }
-            beats += 1;
-            let sign = Sign::Alive { beats, operations: now.operations, last: now.last.clone() };
-            client.set(&key, sign.text().as_bytes()).map(|()| true)
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let sign = {
+                let now = now.lock().unwrap_or_else(PoisonError::into_inner);
+                if now.ended {
+                    return Ok(false);
+                }
+                beats += 1;
+                Sign::Alive { beats, operations: now.operations, last: now.last.clone() }
+            };
+            client.set(&key, sign.text().as_bytes())?;
+            // The answer shows that it arrived: nothing said over another connection is overtaken.
+            client.get(&key, PATIENCE).map(|_| true)
         };
         beat(&mut client)?;
         std::thread::Builder::new().name("watch".into()).spawn(move || {
@@ -135,10 +143,10 @@ impl Watch {
     }
 
     fn say_last(&self, sign: &Sign) {
-        let mut now = self.now();
-        if std::mem::replace(&mut now.ended, true) {
+        if std::mem::replace(&mut self.now().ended, true) {
             return;
         }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // A store that is gone takes no farewell.
         if let Ok(mut client) = Client::connect(&self.host, self.port, PATIENCE) {
             let _ = client.set(&self.key(self.rank), sign.text().as_bytes());

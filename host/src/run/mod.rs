@@ -49,6 +49,18 @@ pub enum RunError {
         /// Bytes that are free.
         available: u64,
     },
+    /// A token that the model does not have, in a row that was tokenized elsewhere.
+    #[error(
+        "{row} has token {token}, and the model knows {known}; tokenize the data with the model's own tokenizer"
+    )]
+    UnknownToken {
+        /// `file:row`.
+        row: String,
+        /// Its number.
+        token: u32,
+        /// Rows of the model's embedding.
+        known: usize,
+    },
     /// Nothing to train on.
     #[error("there is nothing to train on: {0}")]
     NothingToTrain(String),
@@ -108,7 +120,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::NotFinite { .. } => 5,
-            RunError::NothingToTrain(_) => 3,
+            RunError::NothingToTrain(_) | RunError::UnknownToken { .. } => 3,
             RunError::RewardFails { .. } => 4,
             RunError::NoSuchMetric { .. } | RunError::DoesNotFit { .. } => 2,
             RunError::Checkpoint { .. } => 6,

@@ -244,9 +244,8 @@ impl<'a, T: Task> Trainer<'a, T> {
                 if !self.task.before_update(update, step, self.polled())? {
                     return Ok(Outcome::Interrupted(self.save()?));
                 }
-                // Counted by a rank's micro-batches, as the Hugging Face trainer does.
-                let of_rank = |batches: usize| batches.div_ceil(self.world.size()) as f64;
-                let passed = of_rank(last) / of_rank(per_epoch);
+                // Counted by all ranks' micro-batches, so that the number of ranks changes nothing.
+                let passed = last as f64 / per_epoch as f64;
                 let logged = self.update(update, i + 1, passed)?;
                 for note in self.task.take_notes(self.resume.global_step, logged)? {
                     self.progress.note(&note);

@@ -70,6 +70,13 @@ pub fn prepare<'a>(
         ))
         .into());
     }
+    let known = model_config.spec.vocab_size;
+    for example in train.examples.iter().chain(eval.iter().flat_map(|part| &part.examples)) {
+        if let Some(&token) = example.input_ids.iter().find(|&&id| id as usize >= known) {
+            let row = example.provenance.to_string();
+            return Err(RunError::UnknownToken { row, token, known }.into());
+        }
+    }
     let mut notices = of_data;
     notices.extend(model_config.notices.iter().cloned());
     notices.extend(tokenizer.notices.iter().cloned());
