@@ -47,7 +47,7 @@ fn what_is_said_is_what_is_taken() {
     assert!((total / taken - 1.0).abs() < 0.2, "{total} MB said, {taken} MB taken");
     // What saves memory is said to.
     let less = estimate(&["--gradient_checkpointing", "True", "--load_in_8bit", "True"]);
-    assert!(number(&less, "activations") < number(&said, "activations") / 3.0, "{less}");
+    assert!(number(&less, "activations") < number(&said, "activations") / 2.0, "{less}");
     assert!(number(&less, "weights") < number(&said, "weights"), "{less}");
 }
 

@@ -45,7 +45,9 @@ fn sentencepiece_models_give_sentencepieces_ids() {
     for name in ["llama", "unigram", "unigram-bytes", "gemma"] {
         let dir = golden("tokenizers").join(name);
         let tokenizer = load(&dir);
-        compare(&tokenizer, &dir.join("ids.json"), &CONTROL);
+        // The tokenizers crate finds the names of a unigram model's bytes in a text, SentencePiece does not.
+        let bytes: &[&str] = if name == "unigram-bytes" { &["<0x"] } else { &[] };
+        compare(&tokenizer, &dir.join("ids.json"), &[&CONTROL, bytes].concat());
         assert!(tokenizer.notices[0].contains("converted from"), "{:?}", tokenizer.notices);
     }
     let gemma = load(&golden("tokenizers/gemma"));
