@@ -202,7 +202,7 @@ fn added_tokens_are_trained_saved_and_merged() {
     trainer_ok(sft(&data, &full, &[&add[..], &["--use_peft", "False"]].concat()));
     assert_eq!(json(full.join("config.json"))["vocab_size"], 514);
     let half = ["--add_tokens", "<city>", "--modules_to_save", "embed_tokens"];
-    trainer_fails(sft(&data, &tmp.path().join("half"), &half), 2, &["both or neither"]);
     let alone = rows(&tmp.path().join("alone"), &[512]);
+    trainer_fails(sft(&alone, &tmp.path().join("half"), &half), 2, &["both or neither"]);
     trainer_fails(sft(&alone, &tmp.path().join("none"), &[]), 3, &["512"]);
 }

@@ -36,9 +36,15 @@ fn the_binary_holds_the_shipped_plugins() {
     ];
     assert_eq!(names, shipped);
     for name in names {
-        let by_name = load(name, "").unwrap();
-        let by_file_name = load(&format!("{name}.wasm"), "").unwrap();
-        let by_path = load(&dist(name), "").unwrap();
+        let options = match name {
+            "classic" => r#"{"name": "vicuna"}"#,
+            "json-schema" => r#"{"schema": {}}"#,
+            "regex" => r#"{"pattern": "a"}"#,
+            _ => "",
+        };
+        let by_name = load(name, options).unwrap();
+        let by_file_name = load(&format!("{name}.wasm"), options).unwrap();
+        let by_path = load(&dist(name), options).unwrap();
         assert_eq!(by_name.name(), name);
         assert_eq!(by_name.sha256(), by_path.sha256());
         assert_eq!(by_name.sha256(), by_file_name.sha256());
