@@ -159,7 +159,8 @@ fn assert_grads(params: &ParamSet, grads: &GradSet, want: &Value, what: &str) {
     let want = want.as_object().unwrap();
     let mut names: Vec<&String> = params.params.iter().map(|p| &p.name).collect();
     let mut wanted: Vec<&String> = want.keys().collect();
-    (names.sort(), wanted.sort());
+    names.sort();
+    wanted.sort();
     assert_eq!(names, wanted, "{what}");
     for (param, grad) in params.params.iter().zip(&grads.grads) {
         let grad = grad.clone().expect(&param.name);

@@ -44,9 +44,9 @@ fn stats_count_what_is_there() {
         json!({
             "id": i,
             "text": "é".repeat(i),
-            "kind": if i % 3 == 0 { "a" } else { "b" },
+            "kind": if i.is_multiple_of(3) { "a" } else { "b" },
             "turns": [{"from": "human", "value": "xy"}, {"from": "gpt", "value": "z"}],
-            "note": if i % 2 == 0 { Value::Null } else { json!(1.5) },
+            "note": if i.is_multiple_of(2) { Value::Null } else { json!(1.5) },
         })
     };
     write(&file, (1..=10).map(row).chain([row(10), row(3)]));
@@ -230,7 +230,7 @@ fn parts_share_no_row_no_group_and_keep_their_strata() {
         json!({
             "id": i,
             "m": [{"c": format!("prompt {}", i / 3)}],
-            "kind": if i % 10 == 0 { "rare" } else { "common" },
+            "kind": if i.is_multiple_of(10) { "rare" } else { "common" },
             "when": i as f64 / 2.0,
         })
     };

@@ -86,8 +86,9 @@ fn main() -> ExitCode {
                 .spawn()
         })
         .collect();
-    let ended = children.into_iter().map(|c| c.and_then(|mut c| c.wait()));
-    match ended.fold(true, |fine, end| fine && end.is_ok_and(|s| s.success())) {
+    // All are waited for, also after one that failed.
+    let ended: Vec<_> = children.into_iter().map(|c| c.and_then(|mut c| c.wait())).collect();
+    match ended.into_iter().all(|end| end.is_ok_and(|s| s.success())) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }

@@ -253,7 +253,8 @@ pub fn merge_all(
             }
         }
         for name in adapter.modules.keys() {
-            if !files.contains(&in_file(name)) && !(tied && *name == head) {
+            let known = files.contains(&in_file(name)) || (tied && *name == head);
+            if !known {
                 return Err(absent(adapter, name));
             }
             modules.insert(in_file(name), name.clone());

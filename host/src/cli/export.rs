@@ -82,7 +82,7 @@ fn bytes_of(text: &str) -> Option<usize> {
     };
     let number: f64 = digits.trim().parse().ok()?;
     let bytes = number * unit;
-    (bytes >= 1.0 && bytes < 1e18).then_some(bytes as usize)
+    (1.0..1e18).contains(&bytes).then_some(bytes as usize)
 }
 
 /// Runs the command.

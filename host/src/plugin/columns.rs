@@ -339,7 +339,7 @@ impl<'a> Table<'a> {
             .iter()
             .zip(&nulls)
             .map(|((name, values, _), nulls)| types::Column {
-                name: *name,
+                name,
                 values: match values {
                     Values::Utf8(v) => types::Values::Utf8(&v[rows.clone()]),
                     Values::Int64(v) => types::Values::Int64(&v[rows.clone()]),

@@ -17,9 +17,9 @@ fn short(value: f64) -> f64 {
 pub(super) fn configuration(
     m: &Metadata<'_>,
 ) -> Result<Map<String, serde_json::Value>, ModelError> {
-    let found = families::find(&m.architecture).filter(|f| IMPORTED.contains(&f.model_type));
+    let found = families::find(m.architecture).filter(|f| IMPORTED.contains(&f.model_type));
     let family = found.ok_or_else(|| {
-        let name = crate::error::excerpt(&m.architecture);
+        let name = crate::error::excerpt(m.architecture);
         m.fault(format!(
             "architecture `{name}` is not supported; this version knows {}",
             IMPORTED.join(", ")

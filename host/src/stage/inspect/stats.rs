@@ -323,7 +323,7 @@ pub fn stats(input: &Input, options: &StatsOptions, watch: &mut Watch<'_>) -> Re
     let rows = counts.ledger.totals().used;
     let columns = counts.columns.into_iter().map(|(name, column)| {
         let mut values: Vec<(String, u64)> = column.values.into_iter().collect();
-        values.sort_by(|a, b| b.1.cmp(&a.1));
+        values.sort_by_key(|value| std::cmp::Reverse(value.1));
         ColumnStats {
             kind: declared.get(&name).cloned().unwrap_or_else(|| column.kind.describe()),
             present: column.present,
