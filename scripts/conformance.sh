@@ -61,6 +61,7 @@ npm_tools() {
 work=$root/target/conformance
 rm -rf "$work"
 mkdir -p "$work" "$cache"
+path=$PATH
 export PATH=$PATH:$cache/py/bin
 components=()
 for language in "${languages[@]}"; do
@@ -102,7 +103,7 @@ say "compare"
 # As scripts/test.sh builds, so that nothing is compiled twice.
 features=()
 [ ! -e /usr/include/gloo/config.h ] || features=(--features trainer/gloo)
-TRAINER_CONFORMANCE=$(IFS=:; echo "${components[*]}") \
+TRAINER_CONFORMANCE=$(IFS=:; echo "${components[*]}") PATH=$path \
     cargo test --release --locked --workspace "${features[@]}" --test conformance -- --nocapture
 say "done"
 ls -l "${components[@]}" | awk '{printf "%10d  %s\n", $5, $9}' | sed "s|$work/||"
