@@ -7,7 +7,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use serde_json::Value;
 use support::filled;
 use trainer::adapter::combine::{Combination, combine};
@@ -114,9 +114,10 @@ impl Golden {
 
 fn load(dir: &Path) -> Decoder {
     let config = HfConfig::read(dir).unwrap();
-    let (weights, unused) = Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
+    let (weights, unused) =
+        Weights::load(dir, &config.spec, DType::F32, &support::device()).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
-    Decoder::new(config.spec, weights, &Device::Cpu, 48).unwrap()
+    Decoder::new(config.spec, weights, &support::device(), 48).unwrap()
 }
 
 /// Logits of each sequence's last position.

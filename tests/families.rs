@@ -101,7 +101,8 @@ impl Golden {
         let mut decoder = load(dir);
         let mut params = attach_fresh(&mut decoder, &self.lora_config(), 1).unwrap();
         for param in &mut params.params {
-            param.tensor = filled(&param.name, param.tensor.dims(), 0.0);
+            let values = filled(&param.name, param.tensor.dims(), 0.0);
+            param.tensor = values.to_device(&support::device()).unwrap();
         }
         (decoder, params)
     }
@@ -109,9 +110,10 @@ impl Golden {
 
 fn load(dir: &Path) -> Decoder {
     let config = HfConfig::read(dir).unwrap();
-    let (weights, unused) = Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
+    let (weights, unused) =
+        Weights::load(dir, &config.spec, DType::F32, &support::device()).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
-    Decoder::new(config.spec, weights, &Device::Cpu, 48).unwrap()
+    Decoder::new(config.spec, weights, &support::device(), 48).unwrap()
 }
 
 /// Logits of each sequence's last position.
@@ -336,8 +338,9 @@ fn a_model_with_learned_positions_refuses_longer_sequences() {
     let golden = goldens().into_iter().find(|g| g.name == "gpt2").unwrap();
     let config = HfConfig::read(&golden.base()).unwrap();
     let (weights, _) =
-        Weights::load(&golden.dir.join("base"), &config.spec, DType::F32, &Device::Cpu).unwrap();
-    let decoder = Decoder::new(config.spec, weights, &Device::Cpu, 100).unwrap();
+        Weights::load(&golden.dir.join("base"), &config.spec, DType::F32, &support::device())
+            .unwrap();
+    let decoder = Decoder::new(config.spec, weights, &support::device(), 100).unwrap();
     let ids: Vec<u32> = vec![5; 49];
     let batch = TokenBatch::from_ids(&[&ids]);
     let error = decoder.hidden(&ParamSet::default(), &batch).unwrap_err().to_string();

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use trainer::adapter::{attach_loaded, peft};
 use trainer::model::reader::read_all;
 use trainer::model::{Decoder, GradSet, HfConfig, ParamSet, TokenBatch, Weights};
@@ -17,8 +17,8 @@ use trainer::text::TokenizedExample;
 
 fn load(dir: &Path) -> Decoder {
     let config = HfConfig::read(dir).unwrap();
-    let (weights, _) = Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
-    Decoder::new(config.spec, weights, &Device::Cpu, 128).unwrap()
+    let (weights, _) = Weights::load(dir, &config.spec, DType::F32, &support::device()).unwrap();
+    Decoder::new(config.spec, weights, &support::device(), 128).unwrap()
 }
 
 fn examples(path: &Path) -> Vec<TokenizedExample> {

@@ -6,16 +6,17 @@ mod support;
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use trainer::model::generate::SamplingOptions;
 use trainer::model::{Decoder, HfConfig, ParamSet, TokenBatch, Weights};
 use trainer::ops::Exec;
 
 fn load(dir: &Path, positions: usize) -> Decoder {
     let config = HfConfig::read(dir).unwrap();
-    let (weights, unused) = Weights::load(dir, &config.spec, DType::F32, &Device::Cpu).unwrap();
+    let (weights, unused) =
+        Weights::load(dir, &config.spec, DType::F32, &support::device()).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
-    Decoder::new(config.spec, weights, &Device::Cpu, positions).unwrap()
+    Decoder::new(config.spec, weights, &support::device(), positions).unwrap()
 }
 
 /// The little-endian integers of a one-dimensional `.npy` file.

@@ -4,6 +4,7 @@
 //! where (file, row, field, tensor, plugin), what was got and expected, and ends with the
 //! remedy; it is lower-case and has no final period.
 
+use crate::device::DeviceError;
 use crate::model::ModelError;
 use crate::{config::ConfigError, data::DataError, dist::DistError, fs::FsError};
 use crate::{plugin::PluginError, run::RunError, text::TextError};
@@ -29,6 +30,9 @@ pub enum Error {
     /// A model folder, its weights or an adapter.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A GPU that can't be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// Ranks that can't work together.
     #[error(transparent)]
     Dist(#[from] DistError),
@@ -55,7 +59,7 @@ impl Error {
         }
         match self {
             Error::Tensor(_) => 1,
-            Error::Config(_) => 2,
+            Error::Config(_) | Error::Device(_) => 2,
             Error::Data(_) | Error::Text(_) | Error::Model(_) | Error::Fs(_) => 3,
             Error::Plugin(_) => 4,
             Error::Run(e) => e.exit_code(),

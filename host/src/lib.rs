@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod dist;
 pub mod error;
 pub mod fs;

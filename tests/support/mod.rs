@@ -189,3 +189,11 @@ pub fn filled(name: &str, shape: &[usize], offset: f32) -> candle_core::Tensor {
         uniform(name, shape.iter().product()).iter().map(|u| u * scale + offset).collect();
     candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).expect("a shape")
 }
+
+/// Where models of tests are computed: the CPU, or what `TRAINER_TEST_DEVICE` names (`cuda`).
+#[allow(dead_code)]
+pub fn device() -> candle_core::Device {
+    let wanted = std::env::var("TRAINER_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    let choice = wanted.parse().expect("TRAINER_TEST_DEVICE is auto, cpu, cuda or cuda:N");
+    trainer::device::open(choice).expect("the device that TRAINER_TEST_DEVICE names")
+}

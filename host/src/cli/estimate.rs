@@ -37,7 +37,8 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let config = RunConfig::resolve(stage, values, false)?;
     let found = forecast(&config)?;
-    let available = available_bytes();
+    let device = crate::device::open(config.precision.device)?;
+    let available = crate::device::free_bytes(&device).or_else(available_bytes);
     if as_json {
         let mut value = serde_json::to_value(&found)
             .map_err(|e| ConfigError::one(format!("the estimate can't be written ({e})")))?;

@@ -37,6 +37,7 @@ const TABLE: &[Setting] = &[
         &[],
         "template plugin; without it the model's own chat template",
     ),
+    settings::device(MODEL),
     settings::torch_dtype(MODEL),
     settings::load_in_8bit(MODEL),
     settings::load_in_4bit(MODEL),

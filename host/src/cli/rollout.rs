@@ -25,6 +25,7 @@ const TABLE: &[Setting] = &[
         &["adapter", "adapter_name_or_path", "lora_model"],
         "LoRA adapter to put on it",
     ),
+    settings::device(MODEL),
     settings::torch_dtype(MODEL),
     settings::load_in_8bit(MODEL),
     settings::load_in_4bit(MODEL),

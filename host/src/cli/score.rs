@@ -47,6 +47,7 @@ const TABLE: &[Setting] = &[
         &[],
         "what a reward that fails on an answer does",
     ),
+    settings::device(REWARDS),
     settings::torch_dtype(REWARDS),
     settings::load_in_8bit(REWARDS),
     settings::load_in_4bit(REWARDS),

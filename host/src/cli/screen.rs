@@ -85,7 +85,7 @@ pub fn summary(s: &Summary) {
         1 => format!("{} threads", s.threads),
         n => format!("{n} processes, {} threads each", s.threads),
     };
-    row("machine", format!("CPU, {each}, seed {}", s.seed));
+    row("machine", format!("{}, {each}, seed {}", printable(&s.device), s.seed));
     row("output", printable(&s.output_dir.display().to_string()));
     for notice in &s.notices {
         row("note", printable(notice));
@@ -114,7 +114,9 @@ pub fn report(r: &Report, s: &Summary, resume: &str, adapter: bool) {
         row("speed", format!("{speed:.0} tokens/s over {seconds:.1} s"));
     }
     if let Some(bytes) = r.peak_memory_bytes {
-        row("memory", format!("{} at the peak", megabytes(bytes)));
+        let gpu = r.peak_device_bytes.map(|gpu| format!(", {} on the GPU", megabytes(gpu)));
+        let gpu = gpu.unwrap_or_default();
+        row("memory", format!("{} at the peak{gpu}", megabytes(bytes)));
     }
     let out = s.output_dir.display();
     row("output", format!("{out}"));

@@ -14,6 +14,12 @@ pub const fn torch_dtype(group: &'static str) -> Setting {
     row(group, "torch_dtype", choices, "float32", &["dtype"], "type of the weights in memory")
 }
 
+/// Where everything is computed.
+pub const fn device(group: &'static str) -> Setting {
+    let help = "auto (a GPU where there is one), cpu, cuda or cuda:N";
+    row(group, "device", Kind::Text, "auto", &[], help)
+}
+
 /// Linear layers in 8 bits.
 pub const fn load_in_8bit(group: &'static str) -> Setting {
     row(group, "load_in_8bit", Kind::Bool, "false", &[], "keep linear layers in 8 bits")

@@ -7,6 +7,7 @@ use super::progress::Console;
 use super::{screen, signals};
 use crate::config::{RunConfig, Stage, table};
 use crate::data::hub::HubOptions;
+use crate::device;
 use crate::dist::World;
 use crate::error::Result;
 use crate::run::Task;
@@ -86,11 +87,14 @@ pub fn run(stage: Stage, args: &[String]) -> Result<()> {
         Parsed::Help => return Ok(()),
         Parsed::Values(values) => *values,
     };
-    let config = RunConfig::resolve(stage, values, true)?;
+    let mut config = RunConfig::resolve(stage, values, true)?;
     let mut command = vec!["trainer".to_string(), stage.name().to_string()];
     command.extend(args.iter().cloned());
     signals::install();
-    let world = World::join(Duration::from_secs(config.training.ddp_timeout))?;
+    let choice = config.precision.device;
+    let gpu = |local_rank| device::gpu_of(choice.of_rank(local_rank));
+    let world = World::join(Duration::from_secs(config.training.ddp_timeout), gpu)?;
+    config.precision.device = config.precision.device.of_rank(world.local_rank());
     let trained = train(&config, command, &world);
     if let Err(e) = &trained {
         world.leave(&e.to_string());

@@ -1,8 +1,9 @@
-//! How frozen weights are kept in memory.
+//! How and where frozen weights are kept.
 
 use serde::Serialize;
 
 use super::values::Values;
+use crate::device::DeviceChoice;
 
 /// Types and widths of frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
@@ -13,15 +14,21 @@ pub struct Precision {
     pub load_in_8bit: bool,
     /// Linear layers in 4-bit NormalFloat.
     pub load_in_4bit: bool,
+    /// Where everything is computed.
+    pub device: DeviceChoice,
 }
 
 impl Precision {
-    /// From `torch_dtype`, `load_in_8bit` and `load_in_4bit`; faults go into the values.
+    /// From `torch_dtype`, `load_in_8bit`, `load_in_4bit` and `device`; faults go into the values.
     pub fn resolve(v: &mut Values) -> Self {
         let precision = Self {
             bfloat16: v.choice("torch_dtype") == "bfloat16",
             load_in_8bit: v.bool("load_in_8bit"),
             load_in_4bit: v.bool("load_in_4bit"),
+            device: v.text("device").unwrap_or_default().parse().unwrap_or_else(|fault| {
+                v.faults.push(format!("`--device`: {fault}"));
+                DeviceChoice::Cpu
+            }),
         };
         if precision.load_in_8bit && precision.load_in_4bit {
             v.faults.push("`--load_in_8bit` and `--load_in_4bit` exclude each other".into());

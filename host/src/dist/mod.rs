@@ -1,5 +1,5 @@
-//! Several processes as one: who they are ([`environment`]), how they talk ([`Collective`]: Gloo, or
-//! a single process that talks to nobody), where they meet ([`store`]), and the [`World`] that the
+//! Several processes as one: who they are ([`environment`]), how they talk ([`Collective`]: NCCL on GPUs,
+//! Gloo on CPUs, or a single process that talks to nobody), where they meet ([`store`]), and the [`World`] that the
 //! rest of the program sees.
 //!
 //! Knows neither tensors nor training. Every operation has a deadline; after an error the group is
@@ -12,9 +12,11 @@ pub mod collective;
 pub mod environment;
 #[cfg(feature = "gloo")]
 pub mod gloo;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod slurm;
 pub mod store;
-#[cfg(feature = "gloo")]
+#[cfg(any(feature = "gloo", feature = "nccl"))]
 pub mod watch;
 pub mod world;
 

@@ -17,6 +17,7 @@ use super::environment::Environment;
 #[derive(Clone)]
 pub struct World {
     collective: Arc<dyn Collective>,
+    local_rank: usize,
     local_size: usize,
     deadline: Duration,
 }
@@ -36,15 +37,24 @@ impl Default for World {
 impl World {
     /// A group over an engine.
     pub fn of(collective: impl Collective + 'static) -> Self {
-        Self { collective: Arc::new(collective), local_size: 1, deadline: Duration::MAX }
+        Self {
+            collective: Arc::new(collective),
+            local_rank: 0,
+            local_size: 1,
+            deadline: Duration::MAX,
+        }
     }
 
     /// Meets the other ranks that the launcher started; alone, without one. Every operation ends
-    /// within `deadline`.
+    /// within `deadline`. `gpu` says which GPU the process of a number on its machine will use, if any:
+    /// then NCCL connects the ranks where the build has it, and Gloo otherwise.
     ///
     /// # Errors
     /// Variables that make no sense, ranks that don't come.
-    pub fn join(deadline: Duration) -> Result<Self, DistError> {
+    pub fn join(
+        deadline: Duration,
+        gpu: impl FnOnce(usize) -> Option<usize>,
+    ) -> Result<Self, DistError> {
         let environment = Environment::detect()?;
         if environment.size == 1 {
             return Ok(Self::default());
@@ -53,16 +63,25 @@ impl World {
         // they miss each other.
         let _ =
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        Self::connect(&environment, deadline)
+        let gpu = gpu(environment.local_rank);
+        Self::connect(&environment, gpu, deadline)
     }
 
-    #[cfg(not(feature = "gloo"))]
-    fn connect(environment: &Environment, _: Duration) -> Result<Self, DistError> {
+    #[cfg(not(any(feature = "gloo", feature = "nccl")))]
+    fn connect(
+        environment: &Environment,
+        _: Option<usize>,
+        _: Duration,
+    ) -> Result<Self, DistError> {
         Err(DistError::NotBuilt { launcher: environment.launcher.name(), size: environment.size })
     }
 
-    #[cfg(feature = "gloo")]
-    fn connect(environment: &Environment, deadline: Duration) -> Result<Self, DistError> {
+    #[cfg(any(feature = "gloo", feature = "nccl"))]
+    fn connect(
+        environment: &Environment,
+        gpu: Option<usize>,
+        deadline: Duration,
+    ) -> Result<Self, DistError> {
         use super::store::{Client, Server};
         let rank = environment.rank;
         let (host, port) = (environment.master.0.as_str(), environment.master.1);
@@ -79,8 +98,38 @@ impl World {
         // What another attempt left in the launcher's store is not read.
         let prefix =
             format!("/trainer/{}/{}/{}", environment.job, environment.attempt, environment.size);
-        let gloo = super::gloo::Gloo::connect(environment, client, &prefix, deadline)?;
-        Ok(Self { collective: Arc::new(gloo), local_size: environment.local_size.max(1), deadline })
+        let collective = Self::engine(environment, client, &prefix, gpu, deadline)?;
+        let local_size = environment.local_size.max(1);
+        let local_rank = environment.local_rank;
+        Ok(Self { collective, local_rank, local_size, deadline })
+    }
+
+    /// The engine for ranks with or without GPUs, as far as the build has it.
+    #[cfg(any(feature = "gloo", feature = "nccl"))]
+    fn engine(
+        environment: &Environment,
+        client: super::store::Client,
+        prefix: &str,
+        gpu: Option<usize>,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Collective>, DistError> {
+        #[cfg(feature = "nccl")]
+        if let Some(gpu) = gpu.filter(|_| super::nccl::is_present()) {
+            let nccl = super::nccl::Nccl::connect(environment, client, prefix, gpu, deadline)?;
+            return Ok(Arc::new(nccl));
+        }
+        #[cfg(feature = "gloo")]
+        {
+            let _ = gpu;
+            let gloo = super::gloo::Gloo::connect(environment, client, prefix, deadline)?;
+            Ok(Arc::new(gloo))
+        }
+        #[cfg(not(feature = "gloo"))]
+        {
+            let _ = (client, prefix, gpu, deadline);
+            let launcher = environment.launcher.name();
+            Err(DistError::NotBuilt { launcher, size: environment.size })
+        }
     }
 
     /// This process.
@@ -91,6 +140,11 @@ impl World {
     /// All processes.
     pub fn size(&self) -> usize {
         self.collective.size()
+    }
+
+    /// This process's number on its machine.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     /// Processes on this machine.

@@ -189,7 +189,10 @@ pub fn forward(b: &BlockContext<'_>, w: &LayerWeights, x: &Tensor) -> Result<(Te
     // Only a residual of the norm reads it again; its memory is better free until then.
     let normed = matches!(b.spec.residual, Residual::OfNorm { .. }).then_some(normed);
     let config = attention_config(b.spec, b.layer);
-    let (out, attention) = attention::forward(b.cx.exec, &q, &k, &v, b.places.sequences(), config)?;
+    let exec = b.cx.exec;
+    let (q, k, v) = (exec.rounded(&q)?, exec.rounded(&k)?, exec.rounded(&v)?);
+    let (out, attention) = attention::forward(exec, &q, &k, &v, b.places.sequences(), config)?;
+    let out = exec.rounded(&out)?;
     let (y, rest) = rest(b, w, x, normed.as_ref().unwrap_or(x), &out)?;
     Ok((y, Saved { x: x.clone(), n1, qkv, q, k, v, out, attention, rest }))
 }

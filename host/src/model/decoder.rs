@@ -138,12 +138,13 @@ impl Decoder {
         max_positions: usize,
     ) -> Result<Self> {
         let tables = Tables::new(&spec, max_positions, device)?;
+        let exec = Exec::new(device, weights.embed.dtype());
         let mut decoder = Self {
             spec,
             weights,
             trained: Trained::Nothing,
             gradient_checkpointing: false,
-            exec: Exec::for_device(device),
+            exec,
             device: device.clone(),
             tables,
             normalized_head: None,

@@ -7,7 +7,7 @@ use super::params::GradSet;
 use super::projection::{self, BackwardInput, Projection};
 use super::spec::GateLayout;
 use super::weights::LayerWeights;
-use crate::ops::{activation, lora};
+use crate::ops::{activation, lora, widened};
 
 /// What the backward needs besides the MLP's input.
 pub struct Saved {
@@ -35,6 +35,7 @@ pub fn needs_input(b: &BlockContext<'_>, trained: &BlockParams) -> bool {
 
 /// Of `n2 [tokens, hidden]`.
 pub fn forward(b: &BlockContext<'_>, w: &LayerWeights, n2: &Tensor) -> Result<(Tensor, Saved)> {
+    let (exec, n2) = (b.cx.exec, &b.cx.exec.rounded(n2)?);
     let mut first = Vec::with_capacity(2);
     let mut made = Vec::with_capacity(2);
     for &p in first_half(b.spec.gate) {
@@ -53,7 +54,9 @@ pub fn forward(b: &BlockContext<'_>, w: &LayerWeights, n2: &Tensor) -> Result<(T
         }
         GateLayout::None | GateLayout::Split => (x, made.next()),
     };
-    let act = activation::forward(b.cx.exec, b.spec.activation, &x, up.as_ref())?;
+    let act = activation::forward(exec, b.spec.activation, &x, up.as_ref())?;
+    // The backward needs them to the precision of products only.
+    let (x, up) = (exec.rounded(&x)?, up.map(|up| exec.rounded(&up)).transpose()?);
     let p = Projection::Down;
     let (y, down) = projection::forward(&b.cx, b.layer, p, w.linear(p)?, &act)?;
     Ok((y, Saved { x, up, first, down }))
@@ -71,6 +74,9 @@ pub fn backward(
 ) -> Result<Tensor> {
     let Saved { x, up, first, down } = saved;
     let (exec, act, p) = (b.cx.exec, b.spec.activation, Projection::Down);
+    let (x, up) = (widened(&x)?, up.map(|up| widened(&up)).transpose()?);
+    let n2 = n2.map(|n2| exec.rounded(n2)).transpose()?;
+    let n2 = n2.as_ref();
     let wanted = |t: Option<Tensor>| {
         t.ok_or_else(|| candle_core::Error::Msg("a wanted gradient did not come".into()))
     };

@@ -24,6 +24,8 @@ pub mod mixture;
 pub mod mlp;
 pub mod names;
 pub mod norm;
+#[cfg(all(test, feature = "cuda"))]
+mod on_gpu;
 pub mod params;
 pub mod places;
 pub mod projection;

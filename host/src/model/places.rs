@@ -6,7 +6,7 @@ use super::batch::TokenBatch;
 use super::rope_freq::{Frequencies, frequencies, threshold};
 use super::spec::{DecoderSpec, Position, PrefixSpec, RopeLayout, RopeSpec};
 use crate::ops::attention::Sequences;
-use crate::ops::rope::Table;
+use crate::ops::rope::{Rows, Table};
 
 /// The part of a GLM sequence whose tokens all see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -42,7 +42,7 @@ pub struct Rotations {
     /// Cosines and sines.
     pub table: Table,
     /// Each token's row of them.
-    pub rows: Vec<u32>,
+    pub rows: Rows,
 }
 
 /// Where the tokens of a batch stand.
@@ -115,7 +115,8 @@ impl Tables {
                 self.by_two_positions(rope, batch, contexts)
             }
             Some(table) if !exceeds(rope, batch) => {
-                Ok(Rotations { table: table.clone(), rows: batch.position_ids.clone() })
+                let rows = Rows::new(batch.position_ids.clone(), &self.device)?;
+                Ok(Rotations { table: table.clone(), rows })
             }
             _ => self.by_length(rope, batch),
         };
@@ -171,7 +172,8 @@ impl Tables {
         batch: &TokenBatch,
     ) -> Result<Rotations> {
         let table = Table::new(angles, pairs, factor, rope.layout, &self.device)?;
-        Ok(Rotations { table, rows: (0..batch.len() as u32).collect() })
+        let rows = Rows::new((0..batch.len() as u32).collect(), &self.device)?;
+        Ok(Rotations { table, rows })
     }
 }
 

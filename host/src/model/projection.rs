@@ -123,6 +123,7 @@ pub fn forward(
     linear: &Linear,
     x: &Tensor,
 ) -> Result<(Tensor, Option<ops::lora::Saved>)> {
+    let x = &cx.exec.rounded(x)?;
     if let Some((_, decomposed)) = cx.decomposed(layer, projection, linear) {
         let (y, saved) = dora::forward(cx.exec, x, decomposed)?;
         return Ok((y, Some(saved)));
@@ -185,6 +186,8 @@ pub fn backward(
         grads.add(magnitude, found.magnitude)?;
         return Ok(dx);
     }
+    // Rounded once for all products below.
+    let dy = &cx.exec.rounded(dy)?;
     let dx = match (want_dx, dx) {
         (false, _) => None,
         (true, None) => Some(ops::linear::backward_input(cx.exec, dy, &linear.weight)?),

@@ -53,6 +53,7 @@ pub fn needs_input(b: &BlockContext<'_>, trained: &BlockParams) -> bool {
 
 /// Of `n1 [tokens, hidden]`.
 pub fn forward(b: &BlockContext<'_>, w: &LayerWeights, n1: &Tensor) -> Result<Qkv> {
+    let n1 = &b.cx.exec.rounded(n1)?;
     let mut made = Vec::with_capacity(3);
     let mut lora = Vec::with_capacity(3);
     for &p in projections(b.spec) {
@@ -84,6 +85,8 @@ pub fn backward(
     want_dx: bool,
     grads: &mut GradSet,
 ) -> Result<Option<Tensor>> {
+    let n1 = n1.map(|n1| b.cx.exec.rounded(n1)).transpose()?;
+    let n1 = n1.as_ref();
     let (dq, dk) = (rotate(b, dq, true)?, rotate(b, dk, true)?);
     let mut through =
         |place: NormPlace, kept: Option<Normed>, d: Tensor| match (kept, w.norm(place)) {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 use serde_json::{Map, Value, json};
 
@@ -100,7 +100,9 @@ pub fn write_safetensors(
         out.write_all(header.as_bytes())?;
         for entry in entries {
             let (dtype, shape) = (entry.dtype, entry.shape.clone());
-            let tensor = match (entry.tensor)().and_then(|t| Ok(t.to_dtype(dtype)?.contiguous()?)) {
+            let tensor = match (entry.tensor)()
+                .and_then(|t| Ok(t.to_device(&Device::Cpu)?.to_dtype(dtype)?.contiguous()?))
+            {
                 Ok(tensor) if tensor.dims() == shape => tensor,
                 Ok(tensor) => {
                     let text = format!("`{}` became {:?}", entry.name, tensor.dims());

@@ -7,7 +7,7 @@ use super::batch::{Target, TokenBatch};
 use super::decoder::{Decoder, Tape, TokenRows};
 use super::norm;
 use super::params::{GradSet, ParamSet};
-use crate::ops::{head, linear};
+use crate::ops::{self, head, linear};
 
 /// Scores of a batch's trained positions.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct CausalScores {
 /// A forward that was kept for its backward, with the normed hidden states at some positions.
 pub struct Kept {
     tape: Tape,
-    positions: Tensor,
+    positions: Vec<u32>,
     rows: Tensor,
     stats: norm::Saved,
     /// `[positions, hidden]`, in the order asked for.
@@ -62,13 +62,11 @@ impl Decoder {
     fn normed_rows(
         &self,
         hidden: &Tensor,
-        positions: Vec<u32>,
-    ) -> Result<(Tensor, Tensor, norm::Saved, Tensor)> {
-        let n = positions.len();
-        let positions = Tensor::from_vec(positions, n, self.device())?;
-        let rows = hidden.index_select(&positions, 0)?;
+        positions: &[u32],
+    ) -> Result<(Tensor, norm::Saved, Tensor)> {
+        let rows = hidden.index_select(&Tensor::new(positions, self.device())?, 0)?;
         let (normed, stats) = self.norms().forward(&self.weights.final_norm, &rows)?;
-        Ok((positions, rows, stats, normed))
+        Ok((rows, stats, normed))
     }
 
     /// Normed hidden states at `positions` (rows of `batch`), `[positions, hidden]`. Nothing is
@@ -80,7 +78,7 @@ impl Decoder {
         positions: Vec<u32>,
     ) -> Result<Tensor> {
         let hidden = self.hidden(params, batch)?;
-        Ok(self.normed_rows(&hidden, positions)?.3)
+        Ok(self.normed_rows(&hidden, &positions)?.2)
     }
 
     /// As [`Decoder::hidden_at`], with what [`Decoder::backward_at`] needs.
@@ -92,7 +90,7 @@ impl Decoder {
         dropout_key: Option<u64>,
     ) -> Result<Kept> {
         let tape = self.forward(params, batch, dropout_key)?;
-        let (positions, rows, stats, normed) = self.normed_rows(&tape.hidden, positions)?;
+        let (rows, stats, normed) = self.normed_rows(&tape.hidden, &positions)?;
         Ok(Kept { tape, positions, rows, stats, normed })
     }
 
@@ -111,7 +109,7 @@ impl Decoder {
         let trained = self.trained.weights().map(|f| f.final_norm).unwrap_or_default();
         let norm = &self.weights.final_norm;
         let drows = self.norms().backward(norm, trained, &rows, &stats, dnormed, grads)?;
-        let dhidden = tape.hidden.zeros_like()?.index_add(&positions, &drows, 0)?;
+        let dhidden = ops::embedding::spread(self.exec(), &drows, &positions, tape.hidden.dim(0)?)?;
         drop((rows, drows));
         self.backward(params, batch, tape, dhidden, grads)
     }
@@ -219,7 +217,8 @@ impl Decoder {
         let head = self.head();
         let vocab = head.weight.dim(0)?;
         if head.softcap.is_some() {
-            let chunks = head::chunks_of(normed.dim(0)?, vocab, head::CHUNK_BYTES);
+            let bytes = head::chunk_bytes(self.device());
+            let chunks = head::chunks_of(normed.dim(0)?, vocab, bytes);
             let means = chunks.into_iter().map(|(start, rows)| {
                 head.logits(self.exec(), &normed.narrow(0, start, rows)?)?.mean(1)?.to_vec1()
             });
@@ -272,6 +271,7 @@ impl Decoder {
             gradient = (gradient + other)?;
         }
         self.backward_at(params, batch, kept, &gradient, grads)?;
-        Ok(scores)
+        // Only now: on a GPU the backward is on its way meanwhile.
+        scores.get()
     }
 }

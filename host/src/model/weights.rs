@@ -13,7 +13,7 @@ use super::slots::{EXPERT, NormPlace, Slot};
 use super::spec::{DecoderSpec, NormKind};
 use super::storage::Storage;
 use super::{ModelError, bitsandbytes, families};
-use crate::ops::quant::{Matrix, Quantized};
+use crate::ops::quant::{Matrix, Quantized, Resident};
 use crate::rng::{Purpose, Stream};
 
 /// A linear layer: `y = x Wᵀ + b`.
@@ -197,7 +197,7 @@ impl Weights {
                     continue;
                 }
                 (_, Matrix::Dense(tensor)) => tensor,
-                (_, Matrix::Quantized(_)) => {
+                (_, Matrix::Quantized(_) | Matrix::Resident(_)) => {
                     return Err(wrong("has a narrow matrix where none is read").into());
                 }
             };
@@ -374,7 +374,7 @@ fn read(
             let (rows, width) = quantized.dims();
             // Never turned, not even where files hold the transpose of whole matrices.
             fits(&[rows, width], &slot.shape(spec))?;
-            return Ok(Matrix::Quantized(Arc::new(quantized)));
+            return Ok(placed(quantized, device)?);
         }
     }
     let tensor = bitsandbytes::read_dense(files, dir, name)?;
@@ -382,8 +382,16 @@ fn read(
     let tensor = if grows { with_mean_rows(&tensor, spec.added_rows)? } else { tensor };
     if let Some(scheme) = storage.scheme.filter(|_| linear) {
         let tensor = slot.turned(spec, tensor.to_dtype(DType::F32)?)?;
-        return Ok(Matrix::Quantized(Arc::new(Quantized::from_tensor(scheme, &tensor)?)));
+        return Ok(placed(Quantized::from_tensor(scheme, &tensor)?, device)?);
     }
     let dtype = if slot.is_matrix() { storage.dtype } else { DType::F32 };
     Ok(Matrix::Dense(slot.turned(spec, tensor.to_dtype(dtype)?)?.to_device(device)?))
+}
+
+/// A narrow matrix where it is used.
+fn placed(matrix: Quantized, device: &Device) -> candle_core::Result<Matrix> {
+    Ok(match device.is_cpu() {
+        true => Matrix::Quantized(Arc::new(matrix)),
+        false => Matrix::Resident(Arc::new(Resident::new(&matrix, device)?)),
+    })
 }

@@ -177,7 +177,11 @@ fn piece(up: &[f32], i: usize, n: usize) -> &[f32] {
 /// # Errors
 /// When shapes don't fit or a device fails.
 pub fn forward(exec: Exec, act: Activation, x: &Tensor, up: Option<&Tensor>) -> Result<Tensor> {
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        return super::cuda::activation::forward(act, x, up);
+    }
+    if !exec.on_cpu(x) {
         let y = portable(act, x)?;
         return match up {
             Some(up) => y * up,
@@ -212,7 +216,11 @@ pub fn backward(
     x: &Tensor,
     up: Option<&Tensor>,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        return super::cuda::activation::backward(act, dy, x, up);
+    }
+    if !exec.on_cpu(x) {
         let slope = portable_slope(act, x)?;
         return match up {
             None => Ok(((dy * slope)?, None)),

@@ -2,11 +2,14 @@
 //! all see each other; O(tokens) memory (recomputation from the log-sum-exp: Dao 2023, arXiv
 //! 2307.08691).
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::Exec;
 use super::cpu::attention as fused;
 use super::cpu::slices::{tensor, with_f32};
+
+mod batched;
+mod scores;
 
 /// Shape and reach of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +80,8 @@ pub fn alibi_slope(head: usize, num_heads: usize) -> f32 {
 /// What the backward needs besides queries, keys, values and output.
 #[derive(Debug, Clone)]
 pub struct Saved {
-    /// Log of the sum of exponentials of the scores, `[num_heads, tokens]`.
+    /// Log of the sum of exponentials of the scores, `[num_heads, tokens]`; of the portable path and on
+    /// GPUs a flat row in an order of its own.
     pub lse: Tensor,
 }
 
@@ -118,8 +122,8 @@ pub fn forward(
 ) -> Result<(Tensor, Saved)> {
     let tokens = sequences.check()?;
     config.check(q, k, v, tokens, tokens)?;
-    if exec == Exec::Portable {
-        return portable_forward(q, k, v, sequences, config);
+    if !exec.on_cpu(q) {
+        return batched::forward(exec, q, k, v, sequences, config);
     }
     let (out, lse) = with_f32(q, |q| {
         with_f32(k, |k| with_f32(v, |v| Ok(fused::forward(q, k, v, sequences, &config))))
@@ -145,8 +149,9 @@ pub fn backward(
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let tokens = sequences.check()?;
     config.check(q, k, v, tokens, tokens)?;
-    if exec == Exec::Portable {
-        return portable_backward(dout, q, k, v, out, saved, sequences, config);
+    if !exec.on_cpu(q) {
+        let inputs = batched::Backward { dout, q, k, v, out, lse: &saved.lse };
+        return batched::backward(exec, inputs, sequences, config);
     }
     let (dq, dk, dv) = with_f32(dout, |dout| {
         with_f32(q, |q| {
@@ -184,165 +189,13 @@ pub fn decode(
     if spans.iter().any(|&(first, keys)| keys == 0 || first + keys > rows) {
         candle_core::bail!("spans {spans:?} don't fit caches of {rows} rows");
     }
-    if exec == Exec::Portable {
-        let mut outs = Vec::with_capacity(spans.len());
-        for (i, &(first, keys)) in spans.iter().enumerate() {
-            let q = split(&q.narrow(0, i, 1)?, &config, config.num_heads)?;
-            let own = |cache: &Tensor| kv(&cache.narrow(0, first, keys)?, &config);
-            let (p, _) = probabilities(&q, &own(k)?, 0, &config)?;
-            outs.push(join(&p.matmul(&own(v)?)?)?);
-        }
-        return Tensor::cat(&outs, 0);
+    if !exec.on_cpu(q) {
+        return batched::decode(exec, q, k, v, spans, config);
     }
     let out = with_f32(q, |q| {
         with_f32(k, |k| with_f32(v, |v| Ok(fused::decode(q, k, v, spans, &config))))
     })?;
     tensor(out, q.shape())
-}
-
-/// `[rows, heads · head_dim]` → `[heads, rows, head_dim]`.
-fn split(x: &Tensor, config: &Config, heads: usize) -> Result<Tensor> {
-    let rows = x.dim(0)?;
-    x.reshape((rows, heads, config.head_dim))?.transpose(0, 1)?.contiguous()
-}
-
-/// Keys or values, each repeated for its group of query heads: `[num_heads, rows, head_dim]`.
-fn kv(x: &Tensor, config: &Config) -> Result<Tensor> {
-    let (rows, group) = (x.dim(0)?, config.num_heads / config.num_kv_heads);
-    let shape = (config.num_kv_heads, group, rows, config.head_dim);
-    split(x, config, config.num_kv_heads)?
-        .unsqueeze(1)?
-        .broadcast_as(shape)?
-        .contiguous()?
-        .reshape((config.num_heads, rows, config.head_dim))
-}
-
-/// `[heads, rows, head_dim]` → `[rows, heads · head_dim]`.
-fn join(x: &Tensor) -> Result<Tensor> {
-    let (heads, rows, head_dim) = x.dims3()?;
-    x.transpose(0, 1)?.contiguous()?.reshape((rows, heads * head_dim))
-}
-
-/// 0 where a query sees a key, -inf elsewhere, minus the distance's part for each head:
-/// `[heads or 1, queries, keys]`. The first `prefix` keys are seen by all.
-fn mask(
-    queries: usize,
-    keys: usize,
-    prefix: usize,
-    config: &Config,
-    device: &Device,
-) -> Result<Tensor> {
-    let heads = if config.alibi { config.num_heads } else { 1 };
-    let mut values = Vec::with_capacity(heads * queries * keys);
-    for head in 0..heads {
-        let slope = if config.alibi { alibi_slope(head, config.num_heads) } else { 0.0 };
-        for i in 0..queries {
-            let position = keys - queries + i;
-            let low = config.window.map_or(0, |w| (position + 1).saturating_sub(w));
-            let end = (position + 1).max(prefix);
-            values.extend((0..keys).map(|j| match j >= low && j < end {
-                true => slope * (j as f32 - position as f32),
-                false => f32::NEG_INFINITY,
-            }));
-        }
-    }
-    Tensor::from_vec(values, (heads, queries, keys), device)
-}
-
-/// Scaled, capped, masked scores `[heads, queries, keys]`; with a cap also its slope.
-fn scores(
-    q: &Tensor,
-    k: &Tensor,
-    prefix: usize,
-    config: &Config,
-) -> Result<(Tensor, Option<Tensor>)> {
-    let mut scores = (q.matmul(&k.t()?)? * f64::from(config.scale))?;
-    let mut slope = None;
-    if let Some(cap) = config.softcap.map(f64::from) {
-        let part = (scores / cap)?.tanh()?;
-        slope = Some((1.0 - part.sqr()?)?);
-        scores = (part * cap)?;
-    }
-    let mask = mask(q.dim(1)?, k.dim(1)?, prefix, config, q.device())?.to_dtype(q.dtype())?;
-    Ok((scores.broadcast_add(&mask)?, slope))
-}
-
-/// Probabilities `[heads, queries, keys]` and log-sum-exps `[heads, queries]`.
-fn probabilities(
-    q: &Tensor,
-    k: &Tensor,
-    prefix: usize,
-    config: &Config,
-) -> Result<(Tensor, Tensor)> {
-    let (scores, _) = scores(q, k, prefix, config)?;
-    let max = scores.max_keepdim(D::Minus1)?;
-    let exps = scores.broadcast_sub(&max)?.exp()?;
-    let sum = exps.sum_keepdim(D::Minus1)?;
-    let lse = (max + sum.log()?)?.squeeze(D::Minus1)?;
-    Ok((exps.broadcast_div(&sum)?, lse))
-}
-
-fn portable_forward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    sequences: Sequences<'_>,
-    config: Config,
-) -> Result<(Tensor, Saved)> {
-    let (mut outs, mut lses) = (Vec::new(), Vec::new());
-    for (start, n, prefix) in sequences.spans().filter(|s| s.1 > 0) {
-        let q = split(&q.narrow(0, start, n)?, &config, config.num_heads)?;
-        let (k, v) = (kv(&k.narrow(0, start, n)?, &config)?, kv(&v.narrow(0, start, n)?, &config)?);
-        let (p, lse) = probabilities(&q, &k, prefix, &config)?;
-        outs.push(join(&p.matmul(&v)?)?);
-        lses.push(lse);
-    }
-    if outs.is_empty() {
-        let lse = Tensor::zeros((config.num_heads, 0), DType::F32, q.device())?;
-        return Ok((q.clone(), Saved { lse }));
-    }
-    Ok((Tensor::cat(&outs, 0)?, Saved { lse: Tensor::cat(&lses, 1)? }))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn portable_backward(
-    dout: &Tensor,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    out: &Tensor,
-    saved: &Saved,
-    sequences: Sequences<'_>,
-    config: Config,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    let (heads, group) = (config.num_heads, config.num_heads / config.num_kv_heads);
-    let (mut dqs, mut dks, mut dvs) = (Vec::new(), Vec::new(), Vec::new());
-    for (start, n, prefix) in sequences.spans().filter(|s| s.1 > 0) {
-        let rows = |x: &Tensor| x.narrow(0, start, n);
-        let (qs, dout) = (split(&rows(q)?, &config, heads)?, split(&rows(dout)?, &config, heads)?);
-        let out = split(&rows(out)?, &config, heads)?;
-        let (ks, vs) = (kv(&rows(k)?, &config)?, kv(&rows(v)?, &config)?);
-        let (scores, slope) = scores(&qs, &ks, prefix, &config)?;
-        let lse = saved.lse.narrow(1, start, n)?.unsqueeze(2)?;
-        let p = scores.broadcast_sub(&lse)?.exp()?;
-        let dp = dout.matmul(&vs.t()?)?;
-        let delta = (&dout * &out)?.sum_keepdim(2)?;
-        let mut ds = ((&p * dp.broadcast_sub(&delta)?)? * f64::from(config.scale))?;
-        if let Some(slope) = slope {
-            ds = (ds * slope)?;
-        }
-        let ungroup = |x: Tensor| -> Result<Tensor> {
-            let x = x.reshape((config.num_kv_heads, group, n, config.head_dim))?.sum(1)?;
-            join(&x)
-        };
-        dqs.push(join(&ds.matmul(&ks)?)?);
-        dks.push(ungroup(ds.transpose(1, 2)?.contiguous()?.matmul(&qs)?)?);
-        dvs.push(ungroup(p.transpose(1, 2)?.contiguous()?.matmul(&dout)?)?);
-    }
-    if dqs.is_empty() {
-        return Ok((q.zeros_like()?, k.zeros_like()?, v.zeros_like()?));
-    }
-    Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
 }
 
 #[cfg(test)]

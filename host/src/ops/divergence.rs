@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::Exec;
 use super::cpu::divergence::{RowDivergence, divergence_row};
 use super::cpu::slices::{into_vec, modify};
-use super::head::{CHUNK_BYTES, Grads, Head, add_part, chunks_of};
+use super::head::{Grads, Head, add_part, chunk_bytes, chunks_of};
 
 /// Results of comparing `n` positions.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,7 +56,7 @@ pub fn compare(
     let mut out = Divergences::default();
     let mut dhidden = Vec::new();
     let mut dweight: Option<Tensor> = None;
-    for (start, rows) in chunks_of(n, vocab, CHUNK_BYTES / 2) {
+    for (start, rows) in chunks_of(n, vocab, chunk_bytes(student.hidden.device()) / 2) {
         let logits = |of: Predictor<'_>| {
             let x = of.hidden.narrow(0, start, rows)?;
             Ok::<_, candle_core::Error>((of.head.logits(exec, &x)?, x))
@@ -96,7 +96,7 @@ fn compare_chunk(
     beta: f64,
     coefficients: Option<&[f32]>,
 ) -> Result<(Vec<RowDivergence>, Tensor)> {
-    if exec == Exec::Portable {
+    if !exec.on_cpu(&student) {
         return portable_chunk(&student, &teacher, beta, coefficients);
     }
     let (n, vocab) = student.dims2()?;

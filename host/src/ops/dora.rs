@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::dropout::{self, Dropout};
 use super::quant::Frozen;
-use super::{Exec, elementwise, linear, lora};
+use super::{Exec, elementwise, linear, lora, widened};
 
 /// The parts of an adapted linear layer.
 #[derive(Clone, Copy)]
@@ -60,6 +60,10 @@ pub fn row_squares(weight: Frozen<'_>) -> Result<Tensor> {
             whole = matrix.dequantize(&candle_core::Device::Cpu)?;
             &whole
         }
+        Frozen::Resident(matrix) => {
+            whole = matrix.widen(DType::F32)?;
+            &whole
+        }
     };
     let rows = weight.dim(0)?;
     let part = |first: usize| {
@@ -110,7 +114,7 @@ pub fn forward(exec: Exec, x: &Tensor, layer: Layer<'_>) -> Result<(Tensor, lora
         };
         return Ok((y, lora::Saved { sum: Some(sum), ..saved }));
     };
-    let dropped = dropout::apply(exec, x, dropout)?;
+    let dropped = dropout::apply(exec, &widened(x)?, dropout)?;
     let of_dropped = linear::forward(exec, &dropped, weight, None)?;
     let y = (linear::forward(exec, x, weight, bias)? - &of_dropped)?;
     let (sum, saved) = lora::forward(exec, &dropped, of_dropped, a, b, scale, None)?;
@@ -147,7 +151,7 @@ pub fn backward(
         let (pair, dx) = lora::backward(exec, &scaled, x, saved, a, b, scale, None, dx)?;
         return Ok((Grads { pair, magnitude }, dx));
     };
-    let dropped = dropout::apply(exec, x, dropout)?;
+    let dropped = dropout::apply(exec, &widened(x)?, dropout)?;
     let part = want_dx.then(|| through_weight(&(&scaled - dy)?, None)).transpose()?;
     let (pair, part) = lora::backward(exec, &scaled, &dropped, saved, a, b, scale, None, part)?;
     let dx = match part {

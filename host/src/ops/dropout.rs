@@ -75,7 +75,13 @@ pub fn apply(exec: Exec, x: &Tensor, dropout: Dropout<'_>) -> Result<Tensor> {
         };
         y.chunks_exact_mut(width).enumerate().for_each(|(r, y)| row(r, y));
     };
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        let keys: Vec<u32> = (0..rows).map(|row| dropout.row_key(row)).collect();
+        let keys = Tensor::from_vec(keys, rows, x.device())?;
+        return super::cuda::dropout::apply(x, &keys, threshold, scale);
+    }
+    if !exec.on_cpu(x) {
         // The mask is made on the host from the key alone, then applied on the device.
         let ones = vec![1f32; width];
         let mut mask = vec![0f32; rows * width];

@@ -20,7 +20,7 @@ multiversion! {
 /// # Errors
 /// When shapes don't fit or a device fails.
 pub fn add(exec: Exec, a: Tensor, b: &Tensor) -> Result<Tensor> {
-    if exec == Exec::Portable {
+    if !exec.on_cpu(&a) {
         return a + b;
     }
     if a.dims() != b.dims() {
@@ -43,7 +43,7 @@ pub fn add(exec: Exec, a: Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When a device fails.
 pub fn softcap(exec: Exec, x: Tensor, cap: f64) -> Result<Tensor> {
-    if exec == Exec::Portable {
+    if !exec.on_cpu(&x) {
         return (x / cap)?.tanh()? * cap;
     }
     modify(x, |x| x.par_chunks_mut(PARALLEL_MIN).for_each(|x| fused::cap(x, cap as f32)))
@@ -57,7 +57,7 @@ pub fn softcap_backward(exec: Exec, d: Tensor, capped: &Tensor, cap: f64) -> Res
     if d.dims() != capped.dims() {
         candle_core::bail!("shapes {:?} and {:?} don't fit a cap", d.dims(), capped.dims());
     }
-    if exec == Exec::Portable {
+    if !exec.on_cpu(&d) {
         return d * (1.0 - (capped / cap)?.sqr()?)?;
     }
     with_f32(capped, |capped| {

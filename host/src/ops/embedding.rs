@@ -14,6 +14,29 @@ pub fn forward(_exec: Exec, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     table.index_select(&ids, 0)?.to_dtype(DType::F32)
 }
 
+/// Rows `x [n, hidden]` at the places `positions [n]` of `[tokens, hidden]`, zero elsewhere. Positions
+/// differ from each other.
+///
+/// # Errors
+/// When a position is beyond `tokens` or a device fails.
+pub fn spread(exec: Exec, x: &Tensor, positions: &[u32], tokens: usize) -> Result<Tensor> {
+    let (n, hidden) = x.dims2()?;
+    let zeros = |rows: usize| Tensor::zeros((rows, hidden), x.dtype(), x.device());
+    if exec.on_cpu(x) || exec == Exec::Portable {
+        return zeros(tokens)?.index_add(&Tensor::new(positions, x.device())?, x, 0);
+    }
+    // candle's kernel adds row after row; here each place looks up its row, the last of which is zero.
+    let mut row_of = vec![n as u32; tokens];
+    for (row, &position) in positions.iter().enumerate() {
+        match row_of.get_mut(position as usize) {
+            Some(place) => *place = row as u32,
+            None => candle_core::bail!("position {position} is beyond {tokens} tokens"),
+        }
+    }
+    let row_of = Tensor::from_vec(row_of, tokens, x.device())?;
+    Tensor::cat(&[x, &zeros(1)?], 0)?.index_select(&row_of, 0)
+}
+
 /// Adds the rows of `dy [tokens, hidden]` to row `ids[t]` of `grad [vocab, hidden]`, in token
 /// order. `grad` of `None` starts at zero.
 ///
@@ -27,7 +50,7 @@ pub fn backward(
     grad: Option<Tensor>,
 ) -> Result<Tensor> {
     let hidden = dy.dim(1)?;
-    if exec == Exec::Portable {
+    if !exec.on_cpu(dy) {
         let grad = match grad {
             Some(grad) => grad,
             None => Tensor::zeros((vocab_size, hidden), DType::F32, dy.device())?,

@@ -1,7 +1,7 @@
 //! The language-model head: linear + log-softmax + gather in chunks, over trained positions
 //! only, so that `[tokens, vocab]` never exists.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::head::{RowScore, score_row};
@@ -10,6 +10,13 @@ use super::{Exec, elementwise, linear};
 
 /// Logits held at a time, bytes.
 pub const CHUNK_BYTES: usize = 32 << 20;
+/// The same on a GPU, which needs large products to be busy.
+pub const DEVICE_CHUNK_BYTES: usize = 512 << 20;
+
+/// Logits that are held at a time on `device`, bytes.
+pub fn chunk_bytes(device: &Device) -> usize {
+    if device.is_cpu() { CHUNK_BYTES } else { DEVICE_CHUNK_BYTES }
+}
 
 /// What turns normed states `[n, hidden]` into logits `[n, vocab]`.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +121,42 @@ impl Scores {
     }
 }
 
+/// Scores that may still be on their way: on a GPU nothing waits for them until [`Pending::get`].
+#[derive(Debug, Default)]
+pub struct Pending(Vec<Part>);
+
+/// Scores of a chunk.
+#[derive(Debug)]
+enum Part {
+    Known(Vec<RowScore>),
+    /// Log-probability, entropy and 1 where the target was the most likely token, `[n, 3]`, f32.
+    OnDevice(Tensor),
+}
+
+impl Pending {
+    /// The scores.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn get(self) -> Result<Scores> {
+        let mut scores = Scores::default();
+        for part in self.0 {
+            scores.extend(match part {
+                Part::Known(rows) => rows,
+                Part::OnDevice(rows) => {
+                    let row = |row: Vec<f32>| RowScore {
+                        logprob: row[0],
+                        entropy: row[1],
+                        correct: row[2] != 0.0,
+                    };
+                    rows.to_vec2::<f32>()?.into_iter().map(row).collect()
+                }
+            });
+        }
+        Ok(scores)
+    }
+}
+
 /// Gradients of the head.
 #[derive(Debug)]
 pub struct Grads {
@@ -128,13 +171,13 @@ pub struct Grads {
 /// # Errors
 /// When shapes don't fit, a target is beyond the vocabulary, or a device fails.
 pub fn score(exec: Exec, hidden: &Tensor, head: Head<'_>, targets: &[u32]) -> Result<Scores> {
-    let mut scores = Scores::default();
+    let mut parts = Vec::new();
     for (start, rows) in chunks(hidden, head.weight, targets)? {
         let targets = &targets[start..start + rows];
         let logits = head.logits(exec, &hidden.narrow(0, start, rows)?)?;
-        scores.extend(score_chunk(exec, logits, targets, None)?.0);
+        parts.push(score_chunk(exec, logits, targets, None)?.0);
     }
-    Ok(scores)
+    Pending(parts).get()
 }
 
 /// Forward and backward in one pass, for objectives whose derivative by each log-probability
@@ -149,11 +192,11 @@ pub fn score_and_backward(
     targets: &[u32],
     dlogprobs: &[f32],
     want_weight: bool,
-) -> Result<(Scores, Grads)> {
+) -> Result<(Pending, Grads)> {
     if dlogprobs.len() != targets.len() {
         candle_core::bail!("{} derivatives for {} targets", dlogprobs.len(), targets.len());
     }
-    let mut scores = Scores::default();
+    let mut scores = Vec::new();
     let mut dhidden = Vec::new();
     let mut dweight: Option<Tensor> = None;
     for (start, rows) in chunks(hidden, head.weight, targets)? {
@@ -166,7 +209,7 @@ pub fn score_and_backward(
             &targets[start..start + rows],
             Some(&dlogprobs[start..start + rows]),
         )?;
-        scores.extend(rows_scored);
+        scores.push(rows_scored);
         let (dx, part) = head.backward(exec, dlogits, kept.as_ref(), &x, want_weight)?;
         dhidden.push(dx);
         dweight = add_part(exec, dweight, part)?;
@@ -176,7 +219,7 @@ pub fn score_and_backward(
         1 => dhidden.remove(0),
         _ => Tensor::cat(&dhidden, 0)?,
     };
-    Ok((scores, Grads { hidden, weight: dweight }))
+    Ok((Pending(scores), Grads { hidden, weight: dweight }))
 }
 
 /// The sum of a weight's gradients by chunks.
@@ -200,7 +243,7 @@ fn chunks(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Vec<(usiz
     if let Some(id) = targets.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("target {id} is beyond the vocabulary of {vocab}");
     }
-    Ok(chunks_of(n, vocab, CHUNK_BYTES))
+    Ok(chunks_of(n, vocab, chunk_bytes(hidden.device())))
 }
 
 /// `(first row, rows)` of the chunks of `n` rows, whose logits take at most `bytes`.
@@ -218,8 +261,16 @@ fn score_chunk(
     logits: Tensor,
     targets: &[u32],
     dlogprobs: Option<&[f32]>,
-) -> Result<(Vec<RowScore>, Tensor)> {
-    if exec == Exec::Portable {
+) -> Result<(Part, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(&logits) {
+        let upload = |d: &[f32]| Tensor::new(d, logits.device());
+        let (targets, dlogprobs) =
+            (Tensor::new(targets, logits.device())?, dlogprobs.map(upload).transpose()?);
+        let (scores, logits) = super::cuda::head::score(logits, &targets, dlogprobs.as_ref())?;
+        return Ok((Part::OnDevice(scores), logits));
+    }
+    if !exec.on_cpu(&logits) {
         return portable_chunk(&logits, targets, dlogprobs);
     }
     let vocab = logits.dim(1)?;
@@ -231,15 +282,14 @@ fn score_chunk(
             },
         );
     })?;
-    Ok((scored, logits))
+    Ok((Part::Known(scored), logits))
 }
 
 fn portable_chunk(
     logits: &Tensor,
     targets: &[u32],
     dlogprobs: Option<&[f32]>,
-) -> Result<(Vec<RowScore>, Tensor)> {
-    let (n, _) = logits.dims2()?;
+) -> Result<(Part, Tensor)> {
     let max = logits.max_keepdim(D::Minus1)?;
     let shifted = logits.broadcast_sub(&max)?;
     let exps = shifted.exp()?;
@@ -250,12 +300,8 @@ fn portable_chunk(
     let at_target = logits.gather(&index, 1)?;
     let logprob = ((&at_target - &max)? - &log_sum)?.squeeze(1)?;
     let entropy = (log_sum - (&p * &shifted)?.sum_keepdim(1)?)?.squeeze(1)?;
-    let correct = at_target.ge(&max)?.squeeze(1)?;
-    let (logprob, entropy) = (logprob.to_vec1::<f32>()?, entropy.to_vec1::<f32>()?);
-    let correct = correct.to_vec1::<u8>()?;
-    let scores = (0..n)
-        .map(|i| RowScore { logprob: logprob[i], entropy: entropy[i], correct: correct[i] != 0 })
-        .collect();
+    let correct = at_target.ge(&max)?.squeeze(1)?.to_dtype(logprob.dtype())?;
+    let scores = Part::OnDevice(Tensor::stack(&[logprob, entropy, correct], 1)?);
     let Some(dlogprobs) = dlogprobs else { return Ok((scores, logits.clone())) };
     let coefficient = Tensor::new(dlogprobs, logits.device())?.unsqueeze(1)?;
     let dlogits = p.broadcast_mul(&coefficient.neg()?)?.scatter_add(&index, &coefficient, 1)?;

@@ -85,7 +85,12 @@ pub fn forward(
     eps: f64,
 ) -> Result<(Tensor, Saved)> {
     let (rows, width) = checked(x, weight, bias)?;
-    let saved = if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        let (y, mean, rstd) = super::cuda::norm::layer_forward(x, weight, bias, eps)?;
+        return Ok((y, Saved { mean, rstd }));
+    }
+    let saved = if !exec.on_cpu(x) {
         let mean = x.mean(1)?;
         let variance = x.broadcast_sub(&mean.unsqueeze(1)?)?.sqr()?.mean(1)?;
         Saved { mean, rstd: (variance + eps)?.sqrt()?.recip()? }
@@ -115,7 +120,11 @@ pub fn recompute(
     saved: &Saved,
 ) -> Result<Tensor> {
     let (rows, width) = checked(x, weight, bias)?;
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        return super::cuda::norm::layer_recompute(x, weight, bias, &saved.mean, &saved.rstd);
+    }
+    if !exec.on_cpu(x) {
         return normed(x, saved)?.broadcast_mul(weight)?.broadcast_add(bias);
     }
     let mut y = vec![0f32; rows * width];
@@ -149,7 +158,14 @@ pub fn backward(
     want_params: bool,
 ) -> Result<(Tensor, Option<ParamGrads>)> {
     let (rows, width) = checked(x, weight, weight)?;
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        let Saved { mean, rstd } = saved;
+        let (dx, params) =
+            super::cuda::norm::layer_backward(dy, x, weight, mean, rstd, want_params)?;
+        return Ok((dx, params.map(|(weight, bias)| ParamGrads { weight, bias })));
+    }
+    if !exec.on_cpu(x) {
         let normed = normed(x, saved)?;
         let weighted = dy.broadcast_mul(weight)?;
         let sum = weighted.mean_keepdim(1)?;

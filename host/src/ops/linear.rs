@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::Exec;
 use super::cpu::gemm::{Matrix, Output, matmul};
 use super::cpu::multiversion;
 use super::cpu::slices::{modify, tensor, with, with_f32};
 use super::cpu::widened::{self, Bf16Rows};
 use super::quant::Frozen;
+use super::{Exec, wide, widened};
 
 multiversion! {
     fn add_bias(rows: &mut [f32], bias: &[f32]) {
@@ -33,8 +33,8 @@ pub fn forward<'a>(
     let (tokens, width_in) = x.dims2()?;
     let (width_out, inner) = weight.dims()?;
     check(inner == width_in, x, (width_out, inner))?;
-    if exec == Exec::Portable {
-        let y = x.matmul(&wide(weight, x)?.t()?)?;
+    if !exec.on_cpu(x) {
+        let y = product(x, &weight_as(exec, weight, x)?.t()?)?;
         return match bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -42,6 +42,7 @@ pub fn forward<'a>(
     }
     let mut y = vec![0f32; tokens * width_out];
     with_f32(x, |x| match weight {
+        Frozen::Resident(_) => candle_core::bail!("a CPU kernel was given a matrix of a GPU"),
         Frozen::Quantized(w) => {
             widened::forward(x, w, tokens, width_in, width_out, &mut y);
             Ok(())
@@ -77,8 +78,8 @@ pub fn backward_input<'a>(
 ) -> Result<Tensor> {
     let weight = weight.into();
     let (tokens, width_in) = (dy.dim(0)?, weight.dims()?.1);
-    if exec == Exec::Portable {
-        return dy.matmul(&wide(weight, dy)?);
+    if !exec.on_cpu(dy) {
+        return product(dy, &weight_as(exec, weight, dy)?);
     }
     let mut dx = vec![0f32; tokens * width_in];
     add_input_gradient(dy, weight, &mut dx, false)?;
@@ -97,20 +98,23 @@ pub fn backward_input_add<'a>(
     dx: Tensor,
 ) -> Result<Tensor> {
     let weight = weight.into();
-    if exec == Exec::Portable {
-        return dx + dy.matmul(&wide(weight, dy)?)?;
+    if !exec.on_cpu(dy) {
+        return dx + product(dy, &weight_as(exec, weight, dy)?)?;
     }
     let mut done = Ok(());
     let dx = modify(dx, |dx| done = add_input_gradient(dy, weight, dx, true))?;
     done.map(|()| dx)
 }
 
-/// The matrix in `like`'s type, on its device.
-fn wide(weight: Frozen<'_>, like: &Tensor) -> Result<Tensor> {
-    match weight {
-        Frozen::Dense(weight) => weight.to_dtype(like.dtype()),
-        Frozen::Quantized(weight) => weight.dequantize(like.device())?.to_dtype(like.dtype()),
-    }
+/// The matrix in the type of products, on the device of `like`.
+fn weight_as(exec: Exec, weight: Frozen<'_>, like: &Tensor) -> Result<Tensor> {
+    let dtype = exec.product_type(like);
+    weight.widen(like.device(), dtype)
+}
+
+/// `x [m, k] · y [k, n]` in the type of `y`; what comes is never 16 bits wide.
+pub(super) fn product(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    x.to_dtype(y.dtype())?.matmul(y)?.to_dtype(wide(x.dtype()))
 }
 
 fn add_input_gradient(
@@ -123,6 +127,7 @@ fn add_input_gradient(
     let (rows, width_in) = weight.dims()?;
     check(rows == width_out, dy, (rows, width_in))?;
     with_f32(dy, |dy| match weight {
+        Frozen::Resident(_) => candle_core::bail!("a CPU kernel was given a matrix of a GPU"),
         Frozen::Quantized(w) => {
             widened::backward_input(dy, w, tokens, width_in, width_out, dx, accumulate);
             Ok(())
@@ -148,8 +153,9 @@ fn add_input_gradient(
 pub fn backward_weight(exec: Exec, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let ((tokens, width_out), (rows, width_in)) = (dy.dims2()?, x.dims2()?);
     check(rows == tokens, dy, x.dims2()?)?;
-    if exec == Exec::Portable {
-        return dy.t()?.matmul(x);
+    if !exec.on_cpu(dy) {
+        let dtype = exec.product_type(x);
+        return dy.to_dtype(dtype)?.t()?.matmul(&x.to_dtype(dtype)?)?.to_dtype(wide(x.dtype()));
     }
     let mut grad = vec![0f32; width_out * width_in];
     with_f32(dy, |dy| {
@@ -168,7 +174,7 @@ pub fn backward_weight(exec: Exec, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When a device fails.
 pub fn backward_bias(_exec: Exec, dy: &Tensor) -> Result<Tensor> {
-    dy.sum(0)
+    widened(dy)?.sum(0)
 }
 
 fn check(fits: bool, a: &Tensor, b: (usize, usize)) -> Result<()> {

@@ -2,10 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Exec;
 use super::cpu::gemm::{Matrix, Output, matmul};
 use super::cpu::slices::{modify, tensor, with_f32};
 use super::dropout::{self, Dropout};
+use super::linear::product;
+use super::{Exec, wide, widened};
 
 /// What the backward needs besides its inputs.
 #[derive(Debug, Clone)]
@@ -80,9 +81,10 @@ pub fn forward(
     let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);
     let dropped = dropped(exec, x, dropout)?;
     let x = dropped.as_ref().unwrap_or(x);
-    if exec == Exec::Portable {
-        let xa = x.matmul(&a.t()?)?;
-        let y = (y + (xa.matmul(&b.t()?)? * f64::from(scale))?)?;
+    if !exec.on_cpu(x) {
+        let dtype = exec.product_type(x);
+        let xa = product(x, &a.to_dtype(dtype)?.t()?)?;
+        let y = (y + product(&(&xa * f64::from(scale))?, &b.to_dtype(dtype)?.t()?)?)?;
         return Ok((y, Saved { xa, sum: None }));
     }
     let xa =
@@ -94,7 +96,7 @@ pub fn forward(
 }
 
 fn dropped(exec: Exec, x: &Tensor, dropout: Option<Dropout<'_>>) -> Result<Option<Tensor>> {
-    dropout.map(|d| dropout::apply(exec, x, d)).transpose()
+    dropout.map(|d| dropout::apply(exec, &widened(x)?, d)).transpose()
 }
 
 /// `dy [tokens, out]` → gradients of A and B; adds the input's gradient to `dx [tokens, in]`
@@ -117,15 +119,18 @@ pub fn backward(
     let ((tokens, width_in), (width_out, rank)) = (x.dims2()?, b.dims2()?);
     let dropped = dropped(exec, x, dropout)?;
     let x = dropped.as_ref().unwrap_or(x);
-    if exec == Exec::Portable {
-        let factor = f64::from(scale);
-        let db = (dy.t()?.matmul(&saved.xa)? * factor)?;
-        let dxa = (dy.matmul(b)? * factor)?;
-        let da = dxa.t()?.matmul(x)?;
+    if !exec.on_cpu(x) {
+        let (factor, dtype) = (f64::from(scale), exec.product_type(x));
+        let dy = dy.to_dtype(dtype)?;
+        let xa = (&saved.xa * factor)?.to_dtype(dtype)?;
+        let wide = wide(x.dtype());
+        let db = dy.t()?.matmul(&xa)?.to_dtype(wide)?;
+        let dxa = (dy.matmul(&b.to_dtype(dtype)?)?.to_dtype(wide)? * factor)?;
+        let da = dxa.to_dtype(dtype)?.t()?.matmul(&x.to_dtype(dtype)?)?.to_dtype(wide)?;
         let dx = match dx {
             None => None,
             Some(sum) => {
-                let part = dxa.matmul(a)?;
+                let part = product(&dxa, &a.to_dtype(dtype)?)?;
                 let part = match dropout {
                     Some(d) => dropout::apply(exec, &part, d)?,
                     None => part,

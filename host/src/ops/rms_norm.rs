@@ -74,7 +74,12 @@ pub(super) fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f3
 /// When the width does not divide the rows or a device fails.
 pub fn forward(exec: Exec, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Saved)> {
     let (rows, width) = grouped(x, weight)?;
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        let (y, rstd) = super::cuda::norm::rms_forward(x, weight, eps)?;
+        return Ok((y, Saved { rstd }));
+    }
+    if !exec.on_cpu(x) {
         let mean = x.reshape((rows, width))?.sqr()?.mean(1)?;
         let saved = Saved { rstd: (mean + eps)?.sqrt()?.recip()? };
         return Ok((recompute(exec, x, weight, &saved)?, saved));
@@ -99,7 +104,11 @@ pub fn forward(exec: Exec, x: &Tensor, weight: &Tensor, eps: f64) -> Result<(Ten
 /// As [`forward`].
 pub fn recompute(exec: Exec, x: &Tensor, weight: &Tensor, saved: &Saved) -> Result<Tensor> {
     let (rows, width) = grouped(x, weight)?;
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        return super::cuda::norm::rms_recompute(x, weight, &saved.rstd);
+    }
+    if !exec.on_cpu(x) {
         let normed = x.reshape((rows, width))?.broadcast_mul(&saved.rstd.unsqueeze(1)?)?;
         return normed.broadcast_mul(weight)?.reshape(x.shape());
     }
@@ -130,7 +139,11 @@ pub fn backward(
     want_weight: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (rows, width) = grouped(x, weight)?;
-    if exec == Exec::Portable {
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        return super::cuda::norm::rms_backward(dy, x, weight, &saved.rstd, want_weight);
+    }
+    if !exec.on_cpu(x) {
         let rstd = saved.rstd.unsqueeze(1)?;
         let normed = x.reshape((rows, width))?.broadcast_mul(&rstd)?;
         let dy = dy.reshape((rows, width))?;

@@ -52,6 +52,35 @@ impl Table {
     }
 }
 
+/// The row of a table for each token.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    rows: Vec<u32>,
+    /// On a GPU the same there.
+    on_device: Option<Tensor>,
+}
+
+impl Rows {
+    /// For tokens on `device`.
+    ///
+    /// # Errors
+    /// When a device fails.
+    pub fn new(rows: Vec<u32>, device: &Device) -> Result<Self> {
+        let on_device = match device.is_cpu() {
+            true => None,
+            false => Some(Tensor::new(rows.as_slice(), device)?),
+        };
+        Ok(Self { rows, on_device })
+    }
+
+    fn tensor(&self, device: &Device) -> Result<Tensor> {
+        match &self.on_device {
+            Some(tensor) => Ok(tensor.clone()),
+            None => Tensor::new(self.rows.as_slice(), device),
+        }
+    }
+}
+
 /// `n` pairs: `(x0[i], x1[i])`.
 #[inline(always)]
 fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], sign: f32, y: &mut [f32]) {
@@ -98,21 +127,27 @@ pub fn apply(
     x: &Tensor,
     table: &Table,
     head_dim: usize,
-    rows: &[u32],
+    rows: &Rows,
     backward: bool,
 ) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
     let (positions, pairs) = table.cos.dims2()?;
     let fits = head_dim >= 2 * pairs && head_dim > 0 && width % head_dim == 0;
     let halves = table.layout != Layout::TwoHalves || (pairs % 2 == 0 && head_dim == 2 * pairs);
+    let (rows, places) = (&rows.rows, rows);
     if rows.len() != tokens || !fits || !halves {
         candle_core::bail!("{} rows of {pairs} pairs don't fit {:?}", rows.len(), x.dims());
     }
     if let Some(p) = rows.iter().find(|&&p| p as usize >= positions) {
         candle_core::bail!("position {p} is beyond the rotation table of {positions}");
     }
-    if exec == Exec::Portable {
-        return portable(x, table, head_dim, rows, backward);
+    #[cfg(feature = "cuda")]
+    if exec.on_cuda(x) {
+        let (rows, Table { cos, sin, layout }) = (places.tensor(x.device())?, table);
+        return super::cuda::rope::apply(x, cos, sin, &rows, *layout, head_dim, backward);
+    }
+    if !exec.on_cpu(x) {
+        return portable(x, table, head_dim, &places.tensor(x.device())?, backward);
     }
     let sign = if backward { -1.0 } else { 1.0 };
     let mut y = vec![0f32; tokens * width];
@@ -143,13 +178,12 @@ fn portable(
     x: &Tensor,
     table: &Table,
     head_dim: usize,
-    rows: &[u32],
+    ids: &Tensor,
     backward: bool,
 ) -> Result<Tensor> {
     let ((tokens, width), pairs) = (x.dims2()?, table.cos.dim(1)?);
     let heads = x.reshape((tokens, width / head_dim, head_dim))?;
-    let ids = Tensor::new(rows, x.device())?;
-    let at = |t: &Tensor| t.index_select(&ids, 0)?.unsqueeze(1)?.to_dtype(x.dtype());
+    let at = |t: &Tensor| t.index_select(ids, 0)?.unsqueeze(1)?.to_dtype(x.dtype());
     let (cos, sin) = (at(&table.cos)?, at(&table.sin)?);
     let sin = if backward { sin.neg()? } else { sin };
     let turn = |x0: &Tensor, x1: &Tensor, first: usize, n: usize| -> Result<(Tensor, Tensor)> {

@@ -132,10 +132,35 @@ impl AdamW {
                 continue;
             }
             let cpu = param.tensor.device().is_cpu() && param.tensor.dtype() == DType::F32;
+            #[cfg(feature = "cuda")]
+            if param.tensor.device().is_cuda() {
+                let Update { keep, one_minus_beta1, beta2, one_minus_beta2, .. } = update;
+                let Update { step_size, bias2_sqrt, eps, grad_scale, .. } = update;
+                let numbers = crate::ops::cuda::adamw::Numbers {
+                    keep,
+                    one_minus_beta1,
+                    beta2,
+                    one_minus_beta2,
+                    step_size,
+                    bias2_sqrt,
+                    eps,
+                    grad_scale,
+                };
+                let part = |t: &Tensor| match t.elem_count() == own.len() {
+                    true => t.flatten_all(),
+                    false => t.flatten_all()?.narrow(0, own.start, own.len()),
+                };
+                let (p, g) = (part(&param.tensor)?, part(grad)?);
+                let (m, v) = (self.m[i].flatten_all()?, self.v[i].flatten_all()?);
+                crate::ops::cuda::adamw::update(&p, &m, &v, &g, numbers)?;
+                continue;
+            }
             if cpu {
                 fused(&param.tensor, own, &self.m[i], &self.v[i], grad, update)?;
             } else if self.partition.is_sharded() {
-                candle_core::bail!("a sharded optimiser works on f32 parameters of the CPU");
+                candle_core::bail!(
+                    "a sharded optimiser works on f32 parameters of the CPU or of a GPU"
+                );
             } else {
                 let (p, m, v) = portable(&param.tensor, &self.m[i], &self.v[i], grad, update)?;
                 (param.tensor, self.m[i], self.v[i]) = (p, m, v);

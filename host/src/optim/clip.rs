@@ -19,10 +19,27 @@ pub fn global_norm(grads: &GradSet) -> Result<f64> {
 /// When a device fails.
 pub fn square_sums(grads: &GradSet) -> Result<f64> {
     let mut sum = 0f64;
+    let mut on_device = Vec::new();
     for grad in grads.grads.iter().flatten() {
-        sum += square_sum(grad)?;
+        match grad.device().is_cpu() {
+            true => sum += square_sum(grad)?,
+            false => on_device.push(device_square_sum(grad)?),
+        }
+    }
+    if !on_device.is_empty() {
+        // One wait for all of them.
+        sum += Tensor::stack(&on_device, 0)?.to_vec1::<f64>()?.iter().sum::<f64>();
     }
     Ok(sum)
+}
+
+/// Sum of squares, a scalar on the gradient's device.
+fn device_square_sum(grad: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if grad.device().is_cuda() {
+        return crate::ops::cuda::norm::square_sum(grad);
+    }
+    grad.to_dtype(DType::F64)?.sqr()?.sum_all()
 }
 
 fn square_sum(grad: &Tensor) -> Result<f64> {

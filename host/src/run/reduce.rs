@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use crate::dist::{Reduce, World};
 use crate::error::Result;
 use crate::model::{GradSet, ParamSet};
-use crate::ops::cpu::slices::{modify, with_f32};
+use crate::ops::transfer::{change, with_values};
 use crate::optim::Partition;
 
 /// Values that travel together, unless a configuration says otherwise.
@@ -21,7 +21,7 @@ fn collect<'a>(
     row.clear();
     for (index, range) in pieces {
         match tensor(*index) {
-            Some(tensor) => with_f32(tensor, |values| {
+            Some(tensor) => with_values(tensor, |values| {
                 row.extend_from_slice(&values[range.clone()]);
                 Ok(())
             })?,
@@ -69,7 +69,7 @@ pub fn sum_gradients(
             let own = at..at + range.len();
             at = own.end;
             if let Some(grad) = grads.grads[index].take() {
-                let changed = modify(grad, |g| g[range].copy_from_slice(&values[own]))?;
+                let changed = change(grad, |g| g[range].copy_from_slice(&values[own]))?;
                 grads.grads[index] = Some(changed);
             }
         }
@@ -111,7 +111,7 @@ pub fn gather_parameters(
                 let theirs = at..at + range.len();
                 at = theirs.end;
                 let tensor = params.params[index].tensor.clone();
-                modify(tensor, |p| p[range].copy_from_slice(&all[theirs]))?;
+                change(tensor, |p| p[range].copy_from_slice(&all[theirs]))?;
             }
         }
     }
@@ -131,7 +131,7 @@ pub fn gather_whole(
 ) -> Result<Tensor> {
     let ranges: Vec<_> = (0..partition.size()).map(|rank| partition.of(index, rank)).collect();
     let longest = ranges.iter().map(|r| r.len()).max().unwrap_or(0);
-    let mut padded = with_f32(own, |values| Ok(values.to_vec()))?;
+    let mut padded = with_values(own, |values| Ok(values.to_vec()))?;
     padded.resize(longest, 0.0);
     let mut all = vec![0f32; longest * partition.size()];
     world.collective().all_gather(bytes(&padded), bytes_mut(&mut all), "optimiser state")?;
@@ -149,7 +149,7 @@ pub fn from_main(world: &World, tensor: &Tensor, what: &str) -> Result<()> {
         return Ok(());
     }
     let mut done = Ok(());
-    modify(tensor.clone(), |values| {
+    change(tensor.clone(), |values| {
         done = world.collective().broadcast(bytes_mut(values), 0, what);
     })?;
     Ok(done?)

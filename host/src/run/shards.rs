@@ -10,7 +10,7 @@ use crate::dist::{DistError, Reduce, World};
 use crate::error::{Error, Result};
 use crate::model::params::GradSink;
 use crate::model::{Decoder, GradSet, ParamSet};
-use crate::ops::cpu::slices::{modify, with_f32};
+use crate::ops::transfer::{change, with_values};
 use crate::optim::Partition;
 
 struct State {
@@ -125,7 +125,7 @@ impl State {
             let mut values: Vec<f32> = Vec::new();
             for (index, range) in &piece {
                 match &grads[*index] {
-                    Some(grad) => with_f32(grad, |g| {
+                    Some(grad) => with_values(grad, |g| {
                         values.extend_from_slice(&g[range.clone()]);
                         Ok(())
                     })?,
@@ -139,7 +139,7 @@ impl State {
                 let (from, to) = (own.start.max(range.start), own.end.min(range.end));
                 if from < to {
                     let sums = &values[at + from - range.start..at + to - range.start];
-                    modify(self.shards[index].clone(), |shard| {
+                    change(self.shards[index].clone(), |shard| {
                         let into = &mut shard[from - own.start..to - own.start];
                         into.iter_mut().zip(sums).for_each(|(a, b)| *a += b);
                     })?;

@@ -7,7 +7,7 @@ use candle_core::{Result as TensorResult, Tensor};
 use crate::dist::World;
 use crate::error::Result;
 use crate::model::{GradSet, ParamSet};
-use crate::ops::cpu::slices::with_f32;
+use crate::ops::transfer::with_values;
 
 /// The sum over leaves `index << level .. (index + 1) << level`, cut off at the last leaf.
 struct Node<T> {
@@ -117,7 +117,7 @@ impl Tree {
             let n = param.tensor.elem_count();
             let mut sent: Vec<f32> = Vec::with_capacity(most * n);
             for grad in own.iter().filter_map(|node| node.value[i].as_ref()) {
-                with_f32(grad, |values| {
+                with_values(grad, |values| {
                     sent.extend_from_slice(values);
                     Ok(())
                 })?;
@@ -132,10 +132,9 @@ impl Tree {
                 for (level, index, present) in nodes {
                     let value = match present[i] {
                         false => None,
-                        true => values
-                            .next()
-                            .map(|bytes| tensor(bytes, param.tensor.shape()))
-                            .transpose()?,
+                        true => {
+                            values.next().map(|bytes| tensor(bytes, &param.tensor)).transpose()?
+                        }
                     };
                     adder.push(Node { level: *level, index: *index, value })?;
                 }
@@ -146,10 +145,11 @@ impl Tree {
     }
 }
 
-fn tensor(bytes: &[u8], shape: &candle_core::Shape) -> TensorResult<Tensor> {
+/// A tensor of these bytes, of the shape and on the device of `like`.
+fn tensor(bytes: &[u8], like: &Tensor) -> TensorResult<Tensor> {
     let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     let values: Vec<f32> = bytes.chunks_exact(4).map(value).collect();
-    crate::ops::cpu::slices::tensor(values, shape.clone())
+    Tensor::from_vec(values, like.shape(), like.device())
 }
 
 #[cfg(test)]

@@ -3,20 +3,19 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
-
 use super::causal_task::CausalTask;
 use super::dataset::Pipeline;
 use super::pt;
 use super::setup::{self, Prepared, Summary};
 use super::sources::{self, Dataset};
 use crate::config::{ConfigError, Packing, Pretraining, RunConfig};
+use crate::device;
 use crate::dist::World;
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
-use crate::model::{Decoder, HfConfig, Weights};
-use crate::ops::head::CHUNK_BYTES;
+use crate::model::{HfConfig, Weights};
+use crate::ops::head::chunk_bytes;
 use crate::run::memory::process_bytes;
 use crate::run::{Learner, RunError};
 use crate::text::TokenizedExample;
@@ -34,7 +33,7 @@ pub fn prepare<'a>(
     let args = &config.training;
     setup::share_threads(config.num_threads, world.local_size());
     let lock = setup::claim(config, world)?;
-    let device = Device::Cpu;
+    let device = device::open(config.precision.device)?;
     let scratch = config.pretraining.as_ref().filter(|p| p.from_scratch());
     let (mut model_config, tokenizer) = match scratch {
         Some(scratch) => pt::fresh(config, scratch)?,
@@ -81,6 +80,7 @@ pub fn prepare<'a>(
     notices.extend(model_config.notices.iter().cloned());
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(setup::dtype_notice(config));
+    notices.extend(device::notice(config.precision.device));
     notices.extend(setup::deepspeed_notices(config));
     if config.pretraining.is_some() && tokenizer.eos().is_none() {
         notices.push(
@@ -115,10 +115,10 @@ pub fn prepare<'a>(
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
-        head_chunk_bytes: CHUNK_BYTES,
+        head_chunk_bytes: chunk_bytes(&device),
     };
     let memory_bytes = estimate(&spec, &work).total() + process_bytes(spec.vocab_size);
-    setup::check_fits(memory_bytes)?;
+    setup::check_fits(memory_bytes, &device)?;
     let (weights, unused) = match scratch {
         Some(_) => (Weights::random(&spec, args.seed, storage.dtype, &device)?, Vec::new()),
         None => Weights::load(dir, &spec, storage, &device)?,
@@ -126,10 +126,7 @@ pub fn prepare<'a>(
     if !unused.is_empty() {
         notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
     }
-    let longest = config.model_max_length;
-    let mut decoder = Decoder::new(spec.clone(), weights, &device, longest)?;
-    decoder.gradient_checkpointing = config.gradient_checkpointing;
-    decoder.neftune_alpha = config.adapter.neftune_noise_alpha;
+    let mut decoder = setup::decoder(config, spec.clone(), weights, &device)?;
     let (params, persist) = setup::trainable(config, &mut decoder, &model_config, &tokenizer)?;
 
     let model = match scratch {
@@ -152,6 +149,7 @@ pub fn prepare<'a>(
         done: 0,
         memory_bytes,
         seed: args.seed,
+        device: device::describe(&device),
         threads: rayon::current_num_threads(),
         processes: world.size(),
         output_dir: args.output_dir.clone(),

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-
 use crate::adapter::{self, peft};
 use crate::config::Precision;
 use crate::data::Conversation;
+use crate::device;
 use crate::error::Result;
 use crate::model::generate::{Generation, Request, SamplingOptions, StopReason};
 use crate::model::{Decoder, HfConfig, ParamSet, Weights};
@@ -70,9 +69,10 @@ impl Speaker {
         }
         let tokenizer = TextTokenizer::load(tokenizer_dir, ids)?;
         tokenizer.check_fits(config.spec.vocab_size)?;
-        let (weights, _) = Weights::load(model, &config.spec, precision, &Device::Cpu)?;
+        let device = device::open(precision.device)?;
+        let (weights, _) = Weights::load(model, &config.spec, precision, &device)?;
         let positions = config.spec.max_position_embeddings;
-        let mut decoder = Decoder::new(config.spec.clone(), weights, &Device::Cpu, positions)?;
+        let mut decoder = Decoder::new(config.spec.clone(), weights, &device, positions)?;
         let params = match &adapter {
             Some(adapter) => adapter::attach_loaded(&mut decoder, adapter)?,
             None => ParamSet::default(),

@@ -38,6 +38,7 @@ pub fn trained_precision(adapter_dir: &Path) -> Option<Precision> {
         bfloat16: flag("bfloat16")?,
         load_in_8bit: flag("load_in_8bit")?,
         load_in_4bit: flag("load_in_4bit")?,
+        device: crate::device::DeviceChoice::Cpu,
     })
 }
 

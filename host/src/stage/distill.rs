@@ -5,14 +5,13 @@ mod lesson;
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
-
 use self::lesson::Lesson;
 use super::chat::stop_ids;
 use super::reference;
 use super::sampling;
 use super::setup::{self, Inputs, Prepared, Sizes};
 use crate::config::{ConfigError, Distillation, RunConfig};
+use crate::device;
 use crate::dist::World;
 use crate::error::Result;
 use crate::model::generate::Request;
@@ -255,8 +254,9 @@ fn load_teacher(
         ))
         .into());
     }
-    let (weights, _) = Weights::load(dir, &own.spec, config.precision, &Device::Cpu)?;
-    Ok(Decoder::new(own.spec, weights, &Device::Cpu, config.model_max_length)?)
+    let device = device::open(config.precision.device)?;
+    let (weights, _) = Weights::load(dir, &own.spec, config.precision, &device)?;
+    Ok(Decoder::new(own.spec, weights, &device, config.model_max_length)?)
 }
 
 /// Loads both models and prepares the lessons.

@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::setup;
 use crate::adapter::{peft, targets};
 use crate::config::{ConfigError, RunConfig, Stage};
+use crate::device;
 use crate::error::Result;
 use crate::model::memory::{Workload, estimate, num_parameters};
 use crate::model::reader::WeightFiles;
 use crate::model::slots::Slot;
 use crate::model::{DecoderSpec, HfConfig, ModelError, Storage, cache};
-use crate::ops::head::CHUNK_BYTES;
+use crate::ops::head::chunk_bytes;
 use crate::run::memory::process_bytes;
 
 /// Bytes by purpose.
@@ -113,6 +114,7 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
     };
     let tokens = rows * config.training.per_device_train_batch_size * config.model_max_length;
     let trained = trained_values(config, &spec)?;
+    let device = device::open(config.precision.device)?;
     let work = Workload {
         tokens,
         weight_bytes: footprint.bytes,
@@ -120,7 +122,7 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
-        head_chunk_bytes: if stage == Stage::Rm { 0 } else { CHUNK_BYTES },
+        head_chunk_bytes: if stage == Stage::Rm { 0 } else { chunk_bytes(&device) },
     };
     let parts = estimate(&spec, &work);
     let mut others = 0;

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
-
 use crate::config::{ConfigError, RunConfig};
+use crate::device;
 use crate::error::Result;
 use crate::model::{CausalScores, Decoder, HfConfig, ParamSet, TokenBatch, Weights};
 use crate::run::manifest::hash_files;
@@ -53,8 +52,9 @@ impl Reference {
             ))
             .into());
         }
-        let (weights, _) = Weights::load(dir, &own.spec, config.precision, &Device::Cpu)?;
-        let decoder = Decoder::new(own.spec, weights, &Device::Cpu, config.model_max_length)?;
+        let device = device::open(config.precision.device)?;
+        let (weights, _) = Weights::load(dir, &own.spec, config.precision, &device)?;
+        let decoder = Decoder::new(own.spec, weights, &device, config.model_max_length)?;
         Ok(Reference::Model(Box::new(decoder)))
     }
 

@@ -15,6 +15,7 @@ use super::sources::{self, Dataset};
 use crate::adapter::peft::{Initialization, LoraConfig, TargetModules, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{AdapterSettings, ConfigError, RunConfig};
+use crate::device;
 use crate::dist::{World, environment};
 use crate::error::Result;
 use crate::fs::io_error;
@@ -24,7 +25,8 @@ use crate::model::reader::WeightFiles;
 use crate::model::save::write_json;
 use crate::model::slots::Slot;
 use crate::model::{Decoder, DecoderSpec, HfConfig, ModelError, ParamSet, Storage, Weights};
-use crate::ops::head::CHUNK_BYTES;
+use crate::ops::head::chunk_bytes;
+use crate::ops::{Exec, Half};
 use crate::run::card::{self, Card};
 use crate::run::manifest::{Manifest, UsedPlugin, hash_files};
 use crate::run::memory;
@@ -66,6 +68,8 @@ pub struct Summary {
     pub memory_bytes: usize,
     /// Seed.
     pub seed: u64,
+    /// Where it is computed.
+    pub device: String,
     /// CPU threads of a process.
     pub threads: usize,
     /// Processes that train together.
@@ -85,6 +89,8 @@ pub struct Report {
     pub metrics: BTreeMap<String, Value>,
     /// Peak resident memory of this process, bytes.
     pub peak_memory_bytes: Option<u64>,
+    /// The most that tensors took of a GPU's memory.
+    pub peak_device_bytes: Option<u64>,
 }
 
 /// A run whose data are ready and whose model is loaded.
@@ -144,7 +150,13 @@ impl<'a, T: Task> Prepared<'a, T> {
             card::write(dir, &model_card(config, &manifest, &metrics))?;
         }
         drop(lock);
-        Ok(Report { outcome, metrics, peak_memory_bytes: memory::peak_bytes() })
+        let device = device::open(config.precision.device)?;
+        Ok(Report {
+            outcome,
+            metrics,
+            peak_memory_bytes: memory::peak_bytes(),
+            peak_device_bytes: device::peak_bytes(&device),
+        })
     }
 }
 
@@ -241,6 +253,7 @@ pub(super) fn inputs<T: Item>(
     let mut notices = of_data;
     notices.extend(tokenizer.notices.iter().cloned());
     notices.extend(dtype_notice(config));
+    notices.extend(device::notice(config.precision.device));
     notices.extend(deepspeed_notices(config));
     Ok(Inputs {
         world: world.clone(),
@@ -271,16 +284,16 @@ pub(super) fn deepspeed_notices(config: &RunConfig) -> Vec<String> {
 pub(super) fn dtype_notice(config: &RunConfig) -> Option<String> {
     (config.precision.bfloat16 && !config.use_peft).then(|| {
         "all weights are trained, so they stay in float32 although --torch_dtype is bfloat16: \
-         smaller updates than a bfloat16 can hold would be lost"
+         smaller updates than a bfloat16 can hold would be lost (on a GPU their products are bfloat16)"
             .into()
     })
 }
 
-/// Refuses a run of `needed` bytes that the machine plainly does not have. An estimate may be off by a
+/// Refuses a run of `needed` bytes that `device` plainly does not have. An estimate may be off by a
 /// tenth.
-pub(super) fn check_fits(needed: usize) -> Result<()> {
+pub(super) fn check_fits(needed: usize, device: &Device) -> Result<()> {
     let needed = needed as u64;
-    match memory::available_bytes() {
+    match device::free_bytes(device).or_else(memory::available_bytes) {
         Some(available) if needed / 10 * 9 > available => {
             Err(RunError::DoesNotFit { needed, available }.into())
         }
@@ -288,17 +301,36 @@ pub(super) fn check_fits(needed: usize) -> Result<()> {
     }
 }
 
+/// A decoder as the run wants it.
+pub(super) fn decoder(
+    config: &RunConfig,
+    spec: DecoderSpec,
+    weights: Weights,
+    device: &Device,
+) -> Result<Decoder> {
+    let mut decoder = Decoder::new(spec, weights, device, config.model_max_length)?;
+    decoder.gradient_checkpointing = config.gradient_checkpointing;
+    decoder.neftune_alpha = config.adapter.neftune_noise_alpha;
+    if !device.is_cpu() {
+        // Trained weights are float32; their products need not be.
+        let scaled = config.training.deepspeed.as_ref().is_some_and(|d| d.loss_scaling.is_some());
+        match scaled {
+            true => decoder.set_exec(Exec::Autocast(Half::F16)),
+            false if config.precision.bfloat16 => decoder.set_exec(Exec::Autocast(Half::Bf16)),
+            false => {}
+        }
+    }
+    Ok(decoder)
+}
+
 /// The base's decoder; `spec` may leave out its head.
 pub(super) fn load_decoder(config: &RunConfig, spec: &DecoderSpec) -> Result<Decoder> {
     let base = &config.model_name_or_path;
     let footprint = base_storage(config).footprint(&WeightFiles::open(base)?, spec);
-    check_fits(footprint.bytes + 16 * estimate::trained_values(config, spec)?)?;
-    let (weights, _) = Weights::load(base, spec, base_storage(config), &Device::Cpu)?;
-    let positions = config.model_max_length;
-    let mut decoder = Decoder::new(spec.clone(), weights, &Device::Cpu, positions)?;
-    decoder.gradient_checkpointing = config.gradient_checkpointing;
-    decoder.neftune_alpha = config.adapter.neftune_noise_alpha;
-    Ok(decoder)
+    let device = device::open(config.precision.device)?;
+    check_fits(footprint.bytes + 16 * estimate::trained_values(config, spec)?, &device)?;
+    let (weights, _) = Weights::load(base, spec, base_storage(config), &device)?;
+    decoder(config, spec.clone(), weights, &device)
 }
 
 /// How much a stage's items are.
@@ -341,7 +373,7 @@ pub(super) fn summary<T>(
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
-        head_chunk_bytes: CHUNK_BYTES,
+        head_chunk_bytes: chunk_bytes(&device::open(config.precision.device)?),
     };
     Ok(Summary {
         stage: config.stage.name(),
@@ -361,6 +393,7 @@ pub(super) fn summary<T>(
             + sizes.other_bytes
             + memory::process_bytes(spec.vocab_size),
         seed: config.training.seed,
+        device: device::describe(&device::open(config.precision.device)?),
         threads: rayon::current_num_threads(),
         processes: inputs.world.size(),
         output_dir: config.training.output_dir.clone(),

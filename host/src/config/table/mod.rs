@@ -95,6 +95,14 @@ pub const SFT: &[Setting] = &[
     ),
     row(
         MODEL,
+        "device",
+        Kind::Text,
+        "auto",
+        &[],
+        "auto (a GPU where there is one), cpu, cuda or cuda:N",
+    ),
+    row(
+        MODEL,
         "load_in_8bit",
         Kind::Bool,
         "false",

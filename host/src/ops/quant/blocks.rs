@@ -12,11 +12,19 @@ use candle_core::quantized::k_quants::{
 trait BlockRows: Send + Sync {
     /// Blocks `first..` as f32.
     fn widen(&self, first: usize, to: &mut [f32]);
+    /// The blocks as a file holds them.
+    fn data(&self) -> &[u8];
 }
 
 impl<T: GgmlType> BlockRows for Vec<T> {
     fn widen(&self, first: usize, to: &mut [f32]) {
         T::to_float(&self[first..first + to.len() / T::BLCK_SIZE], to);
+    }
+
+    fn data(&self) -> &[u8] {
+        // SAFETY: candle's block types are plain structures of numbers without gaps, in the layout of the
+        // file; the slice covers the vector's elements and lives as long as they do.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), size_of_val(self.as_slice())) }
     }
 }
 
@@ -90,6 +98,11 @@ impl Blocks {
     /// Kind of block.
     pub fn dtype(&self) -> GgmlDType {
         self.dtype
+    }
+
+    /// The blocks, row by row, as a file holds them.
+    pub fn data(&self) -> &[u8] {
+        self.blocks.data()
     }
 
     /// Bytes in memory.

@@ -4,7 +4,7 @@
 use crate::ops::cpu::multiversion;
 
 /// 1 / 127 as bitsandbytes has it.
-const STEP: f32 = 7.874_016e-3;
+pub(super) const STEP: f32 = 7.874_016e-3;
 
 /// A matrix `[out, in]` of bytes with a scale for each row.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::slices::with_f32;
 use super::cpu::widened::{Narrow, widen};
@@ -11,10 +11,12 @@ use super::cpu::widened::{Narrow, widen};
 pub mod blocks;
 pub mod int8;
 pub mod nf4;
+pub mod resident;
 
 pub use blocks::Blocks;
 pub use int8::Int8;
 pub use nf4::Nf4;
+pub use resident::Resident;
 
 /// How a matrix is made narrower at loading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,8 @@ pub enum Matrix {
     Dense(Tensor),
     /// Narrower, and never trained.
     Quantized(Arc<Quantized>),
+    /// Narrow, on a GPU.
+    Resident(Arc<Resident>),
 }
 
 impl Matrix {
@@ -127,7 +131,7 @@ impl Matrix {
     pub fn dense(&self) -> Option<&Tensor> {
         match self {
             Matrix::Dense(tensor) => Some(tensor),
-            Matrix::Quantized(_) => None,
+            Matrix::Quantized(_) | Matrix::Resident(_) => None,
         }
     }
 
@@ -135,7 +139,7 @@ impl Matrix {
     pub fn dense_mut(&mut self) -> Option<&mut Tensor> {
         match self {
             Matrix::Dense(tensor) => Some(tensor),
-            Matrix::Quantized(_) => None,
+            Matrix::Quantized(_) | Matrix::Resident(_) => None,
         }
     }
 
@@ -144,6 +148,7 @@ impl Matrix {
         match self {
             Matrix::Dense(_) => 0,
             Matrix::Quantized(quantized) => quantized.bytes(),
+            Matrix::Resident(resident) => resident.bytes(),
         }
     }
 }
@@ -155,6 +160,8 @@ pub enum Frozen<'a> {
     Dense(&'a Tensor),
     /// Narrower.
     Quantized(&'a Quantized),
+    /// Narrow, on a GPU.
+    Resident(&'a Resident),
 }
 
 impl<'a> From<&'a Tensor> for Frozen<'a> {
@@ -168,6 +175,7 @@ impl<'a> From<&'a Matrix> for Frozen<'a> {
         match matrix {
             Matrix::Dense(tensor) => Frozen::Dense(tensor),
             Matrix::Quantized(quantized) => Frozen::Quantized(quantized),
+            Matrix::Resident(resident) => Frozen::Resident(resident),
         }
     }
 }
@@ -181,6 +189,19 @@ impl Frozen<'_> {
         match self {
             Frozen::Dense(tensor) => tensor.dims2(),
             Frozen::Quantized(quantized) => Ok(quantized.dims()),
+            Frozen::Resident(resident) => Ok(resident.dims()),
+        }
+    }
+
+    /// The whole matrix as `dtype`, on `device`; a dense one, and one that is there already, as it is.
+    ///
+    /// # Errors
+    /// When its memory can't be had.
+    pub fn widen(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+        match self {
+            Frozen::Dense(tensor) => tensor.to_device(device)?.to_dtype(dtype),
+            Frozen::Quantized(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
+            Frozen::Resident(matrix) => matrix.widen(dtype)?.to_device(device),
         }
     }
 }

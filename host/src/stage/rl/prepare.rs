@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::prompt::Prompt;
 use super::reward::Rewards;
@@ -101,7 +101,8 @@ pub fn prepare<'a>(
     let mut value_head = None;
     if settings.ppo.is_some() {
         // All states are worth nothing at first.
-        let tensor = Tensor::zeros((1, model_config.spec.hidden_size), DType::F32, &Device::Cpu)?;
+        let tensor =
+            Tensor::zeros((1, model_config.spec.hidden_size), DType::F32, decoder.device())?;
         value_head = Some(params.params.len());
         let name = format!("{VALUE_HEAD}.weight");
         params.params.push(NamedTensor::new(name, tensor));

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-
 use crate::adapter::{self, peft};
 use crate::config::Precision;
 use crate::data::Conversation;
+use crate::device;
 use crate::error::Result;
 use crate::model::{
     Decoder, HfConfig, ModelError, NamedTensor, ParamSet, TokenBatch, Weights, score_head,
@@ -68,9 +67,10 @@ impl RewardModel {
         let own = if dir.join("tokenizer.json").is_file() { dir } else { base.as_path() };
         let tokenizer = TextTokenizer::load(own, ids)?;
         tokenizer.check_fits(spec.vocab_size)?;
-        let (weights, _) = Weights::load(&base, &spec, precision, &Device::Cpu)?;
+        let device = device::open(precision.device)?;
+        let (weights, _) = Weights::load(&base, &spec, precision, &device)?;
         let positions = spec.max_position_embeddings;
-        let mut decoder = Decoder::new(spec, weights, &Device::Cpu, positions)?;
+        let mut decoder = Decoder::new(spec, weights, &device, positions)?;
         let params = match &adapter {
             Some(adapter) => adapter::attach_reward(&mut decoder, adapter)?,
             None => {
