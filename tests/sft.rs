@@ -603,3 +603,41 @@ fn the_best_checkpoint_is_kept_and_training_stops_early() {
         3
     );
 }
+
+/// A limit on the size of files stands for a full disk: a write in the middle of a checkpoint fails.
+#[test]
+fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
+    let Some(model) = support::shared("stories260K/hf") else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let (rows, out) = (tmp.path().join("rows.jsonl"), tmp.path().join("out"));
+    std::fs::write(
+        &rows,
+        "{\"conversations\":[{\"from\":\"human\",\"value\":\"Hi\"},{\"from\":\"gpt\",\"value\":\"Hello\"}]}\n",
+    )
+    .unwrap();
+    // In blocks of at most a kilobyte. Without the trap the signal would end the process.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_trainer"), "sft", "--plugin", "sharegpt"])
+        .args(["--plugin", "vicuna", "--max_steps", "2", "--save_steps", "1", "--save_strategy"])
+        .args(["steps", "--eval_strategy", "no", "--report_to", "none", "--model_max_length", "64"])
+        .arg("--model_name_or_path")
+        .arg(&model)
+        .arg("--train_file_dir")
+        .arg(&rows)
+        .arg("--output_dir")
+        .arg(&out)
+        .env("TRAINER_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .unwrap();
+    let stderr = support::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
+    assert!(
+        stderr.contains("can't write") && stderr.contains("adapter_model.safetensors"),
+        "{stderr}"
+    );
+    for entry in std::fs::read_dir(&out).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.starts_with("checkpoint") && !name.contains("safetensors"), "{name}");
+    }
+}

@@ -20,7 +20,7 @@ fn fastest(mut round: impl FnMut()) -> f64 {
 }
 
 fn rank(mib: usize) -> Result<(), trainer::dist::DistError> {
-    let world = World::join(Duration::from_secs(60))?;
+    let world = World::join(Duration::from_secs(60), |_| None)?;
     let n = mib << 18;
     let bytes = 4.0 * n as f64;
     let mut values = vec![1f32; n];

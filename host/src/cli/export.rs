@@ -54,11 +54,12 @@ const TABLE: &[Setting] = &[
         name: "outtype",
         aliases: &["dtype", "torch_dtype"],
         kind: Kind::Choice(&[
-            "auto", "f32", "f16", "bf16", "q8_0", "q4_0", "float32", "float16", "bfloat16",
+            "auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0", "float32",
+            "float16", "bfloat16",
         ]),
         default: "auto",
         group: "Format",
-        help: "type of the written matrices; auto: the model's own, for GGUF f16; q8_0 and q4_0 for GGUF",
+        help: "type of the written matrices; auto: the model's own, for GGUF f16; q8_0 to q4_0 for GGUF",
     },
     Setting {
         name: "max_shard_size",
@@ -112,7 +113,7 @@ pub fn run(args: &[String]) -> Result<()> {
         let size = crate::error::excerpt(&size);
         values.faults.push(format!("`--max_shard_size` is `{size}`, expected a size such as 5GB"));
     }
-    if ["q8_0", "q4_0"].contains(&outtype.as_str()) && format != "gguf" {
+    if outtype.starts_with('q') && format != "gguf" {
         values.faults.push(format!("`--outtype {outtype}` is for `--format gguf`"));
     }
     if of_adapter && outtype != "auto" {
@@ -163,6 +164,9 @@ fn gguf(model: &Path, adapter: Option<&Path>, outtype: &str, output: &Path) -> R
         "f32" | "float32" => Storage::F32,
         "bf16" | "bfloat16" => Storage::Bf16,
         "q8_0" => Storage::Q8_0,
+        "q6_k" => Storage::Q6K,
+        "q5_k" => Storage::Q5K,
+        "q4_k" => Storage::Q4K,
         "q4_0" => Storage::Q4_0,
         _ => Storage::F16,
     };

@@ -13,7 +13,7 @@ use super::slots::{EXPERT, NormPlace, Slot};
 use super::spec::{DecoderSpec, NormKind};
 use super::storage::Storage;
 use super::{ModelError, bitsandbytes, families};
-use crate::ops::quant::{Matrix, Quantized, Resident};
+use crate::ops::quant::{Matrix, Quantized};
 use crate::rng::{Purpose, Stream};
 
 /// A linear layer: `y = x Wᵀ + b`.
@@ -374,7 +374,7 @@ fn read(
             let (rows, width) = quantized.dims();
             // Never turned, not even where files hold the transpose of whole matrices.
             fits(&[rows, width], &slot.shape(spec))?;
-            return Ok(placed(quantized, device)?);
+            return Ok(Matrix::placed(quantized, device)?);
         }
     }
     let tensor = bitsandbytes::read_dense(files, dir, name)?;
@@ -382,16 +382,8 @@ fn read(
     let tensor = if grows { with_mean_rows(&tensor, spec.added_rows)? } else { tensor };
     if let Some(scheme) = storage.scheme.filter(|_| linear) {
         let tensor = slot.turned(spec, tensor.to_dtype(DType::F32)?)?;
-        return Ok(placed(Quantized::from_tensor(scheme, &tensor)?, device)?);
+        return Ok(Matrix::placed(Quantized::from_tensor(scheme, &tensor)?, device)?);
     }
     let dtype = if slot.is_matrix() { storage.dtype } else { DType::F32 };
     Ok(Matrix::Dense(slot.turned(spec, tensor.to_dtype(dtype)?)?.to_device(device)?))
-}
-
-/// A narrow matrix where it is used.
-fn placed(matrix: Quantized, device: &Device) -> candle_core::Result<Matrix> {
-    Ok(match device.is_cpu() {
-        true => Matrix::Quantized(Arc::new(matrix)),
-        false => Matrix::Resident(Arc::new(Resident::new(&matrix, device)?)),
-    })
 }

@@ -91,6 +91,12 @@ pub enum Storage {
     Q8_0,
     /// Blocks of 32 values in 4 bits.
     Q4_0,
+    /// Blocks of 256 values in 4 bits, with scales and minima of their eighths.
+    Q4K,
+    /// The same in 5 bits.
+    Q5K,
+    /// Blocks of 256 values in 6 bits, with scales of their sixteenths.
+    Q6K,
 }
 
 impl Storage {
@@ -100,6 +106,9 @@ impl Storage {
             Storage::F16 => 1,
             Storage::Q4_0 => 2,
             Storage::Q8_0 => 8,
+            Storage::Q4K => 12,
+            Storage::Q5K => 13,
+            Storage::Q6K => 14,
             Storage::Bf16 => 30,
         }
     }
@@ -111,12 +120,16 @@ impl Storage {
             Storage::F16 | Storage::Bf16 => (1, 2),
             Storage::Q8_0 => (32, 34),
             Storage::Q4_0 => (32, 18),
+            Storage::Q4K => (256, 144),
+            Storage::Q5K => (256, 176),
+            Storage::Q6K => (256, 210),
         }
     }
 
-    /// Whether rows of `width` values are whole blocks.
-    pub fn fits(self, width: usize) -> bool {
-        width.is_multiple_of(self.block().0)
+    /// The storage of rows of `width` values: this one where they are whole blocks, else a wider one.
+    pub fn fitting(self, width: usize) -> Self {
+        let fits = |s: &Self| width.is_multiple_of(s.block().0);
+        [self, Storage::Q8_0].into_iter().find(fits).unwrap_or(Storage::F16)
     }
 
     fn bytes(self, shape: &[usize]) -> u64 {
@@ -137,6 +150,9 @@ impl Storage {
             Storage::Bf16 => plain(DType::BF16),
             Storage::Q8_0 => blocks(GgmlDType::Q8_0),
             Storage::Q4_0 => blocks(GgmlDType::Q4_0),
+            Storage::Q4K => blocks(GgmlDType::Q4K),
+            Storage::Q5K => blocks(GgmlDType::Q5K),
+            Storage::Q6K => blocks(GgmlDType::Q6K),
         }
     }
 }
@@ -219,13 +235,22 @@ mod tests {
     fn what_is_written_is_read_by_another_reader() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");
-        let values: Vec<f32> = (0..192).map(|i| (i as f32 - 90.0) / 7.0).collect();
-        let tensor = Tensor::from_vec(values.clone(), (3, 64), &Device::Cpu).unwrap();
-        let storages = [Storage::F32, Storage::F16, Storage::Bf16, Storage::Q8_0, Storage::Q4_0];
+        let values: Vec<f32> = (0..512).map(|i| (i % 192) as f32 / 7.0 - 13.0).collect();
+        let tensor = Tensor::from_vec(values.clone(), (2, 256), &Device::Cpu).unwrap();
+        let storages = [
+            Storage::F32,
+            Storage::F16,
+            Storage::Bf16,
+            Storage::Q8_0,
+            Storage::Q4_0,
+            Storage::Q4K,
+            Storage::Q5K,
+            Storage::Q6K,
+        ];
         let entries = storages.into_iter().enumerate().map(|(i, storage)| {
             let tensor = tensor.clone();
             let tensor = Box::new(move || Ok(tensor));
-            Entry { name: format!("t{i}"), shape: vec![3, 64], storage, tensor }
+            Entry { name: format!("t{i}"), shape: vec![2, 256], storage, tensor }
         });
         let metadata: Metadata = vec![
             ("a".into(), Value::U32(7)),
@@ -246,14 +271,24 @@ mod tests {
         assert_eq!(content.metadata["e"].to_vec().unwrap()[1].to_string().unwrap(), "yz");
         assert_eq!(content.metadata["f"].to_vec().unwrap()[1].to_f32().unwrap(), -2.0);
         assert_eq!(content.metadata["g"].to_vec().unwrap()[1].to_i32().unwrap(), 3);
-        // A step of the largest value: 13 in 8 bits of mantissa, 127 and 8 steps.
-        for (i, tolerance) in [0.0, 0.01, 0.06, 0.11, 2.0].into_iter().enumerate() {
+        // A step of the largest value: 14 in 8 bits of mantissa, 127 and 8 steps; within a range of 32
+        // values 15 and 31 steps, of 16 values 32 steps.
+        let tolerances = [0.0, 0.01, 0.06, 0.12, 2.0, 0.7, 0.4, 0.5];
+        for (i, tolerance) in tolerances.into_iter().enumerate() {
             let read = content.tensor(&mut file, &format!("t{i}"), &Device::Cpu).unwrap();
             let read = read.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
             for (got, want) in read.to_vec1::<f32>().unwrap().iter().zip(&values) {
                 assert!((got - want).abs() <= tolerance, "t{i}: {got} {want}");
             }
         }
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_are_stored_wider() {
+        assert_eq!(Storage::Q4K.fitting(512), Storage::Q4K);
+        assert_eq!(Storage::Q4K.fitting(576), Storage::Q8_0);
+        assert_eq!(Storage::Q4_0.fitting(100), Storage::F16);
+        assert_eq!(Storage::F32.fitting(100), Storage::F32);
     }
 
     #[test]

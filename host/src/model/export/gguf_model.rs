@@ -68,8 +68,8 @@ pub fn permuted(
 }
 
 /// Exports the model of `dir` with `tokenizer`, the contents of its `tokenizer.json`, to the file
-/// `output`. Matrices are stored as `storage`, norms and biases as f32; blocks of 4 bits leave the
-/// embedding and the head in 8. One tensor is in memory at a time.
+/// `output`. Matrices are stored as `storage`, norms and biases as f32; blocks of 4 and 5 bits
+/// leave the embedding and the head in 8 or 6. One tensor is in memory at a time.
 ///
 /// # Errors
 /// [`ModelError::Export`] for a model or tokenizer that GGUF can't hold; damaged files; a full disk.
@@ -103,10 +103,12 @@ pub fn export(
         let mut stored = match (slot, storage) {
             (slot, _) if !slot.is_matrix() => Storage::F32,
             (Slot::Embed | Slot::LmHead, Storage::Q4_0) => Storage::Q8_0,
+            (Slot::Embed | Slot::LmHead, Storage::Q4K | Storage::Q5K) => Storage::Q6K,
             _ => storage,
         };
-        if !stored.fits(shape.last().copied().unwrap_or(0)) {
-            stored = Storage::F16;
+        let fitting = stored.fitting(shape.last().copied().unwrap_or(0));
+        if fitting != stored {
+            stored = fitting;
             wider += 1;
         }
         let files = &files;
@@ -129,7 +131,7 @@ pub fn export(
     let mut notices = Vec::new();
     if wider > 0 {
         notices.push(format!(
-            "{wider} tensors are stored as f16, since their rows are no whole blocks of 32 values"
+            "{wider} tensors are stored as q8_0 or f16, since their rows are no whole blocks"
         ));
     }
     if let Some(window) = spec.window(0) {
@@ -165,6 +167,10 @@ fn head(config: &HfConfig, dir: &Path, storage: Storage) -> Result<Metadata, Str
         Storage::F16 => 1,
         Storage::Q4_0 => 2,
         Storage::Q8_0 => 7,
+        // Q4_K_S, Q5_K_S, Q6_K.
+        Storage::Q4K => 14,
+        Storage::Q5K => 16,
+        Storage::Q6K => 18,
         Storage::Bf16 => 32,
     };
     let name = dir.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());

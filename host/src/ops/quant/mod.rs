@@ -127,6 +127,17 @@ pub enum Matrix {
 }
 
 impl Matrix {
+    /// A narrow matrix where it is used: in the memory of a GPU, if `device` is one.
+    ///
+    /// # Errors
+    /// When its memory can't be had.
+    pub fn placed(matrix: Quantized, device: &Device) -> Result<Self> {
+        Ok(match device.is_cpu() {
+            true => Matrix::Quantized(Arc::new(matrix)),
+            false => Matrix::Resident(Arc::new(Resident::new(&matrix, device)?)),
+        })
+    }
+
     /// The tensor, unless it is narrower.
     pub fn dense(&self) -> Option<&Tensor> {
         match self {
