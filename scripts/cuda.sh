@@ -121,7 +121,7 @@ NVCC
 }
 
 clippy() {
-    cargo clippy --release -p trainer --all-targets --features trainer/cuda,trainer/nccl,trainer/cudnn \
+    cargo clippy --release --workspace --all-targets --features trainer/cuda,trainer/nccl,trainer/cudnn \
         "${patched[@]}" "$@" -- -D warnings
 }
 

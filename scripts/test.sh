@@ -40,6 +40,12 @@ else
 fi
 say "lints"
 cargo clippy --release --locked --workspace --all-targets "${features[@]}" -- -D warnings
+say "lints of the CUDA build, with a stand-in for NVIDIA's compiler"
+if command -v python3 >/dev/null; then
+  bash scripts/cuda.sh lint
+else
+  echo "skipped: there is no python3"
+fi
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace "${features[@]}"
 say "done"

@@ -195,6 +195,45 @@ fn our_own_import_gives_the_same_logits_and_tokens() {
 }
 
 #[test]
+fn a_tokenizer_of_sentencepiece_comes_back_by_its_scores() {
+    let Some(model) = shared("stories260K/hf") else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let load = |dir: &Path| TextTokenizer::load(dir, [None; 3]).unwrap();
+    let before = load(&model);
+    for kind in ["f32", "q6_k", "q5_k", "q4_k"] {
+        let (file, back) = (tmp.path().join("m.gguf"), tmp.path().join(kind));
+        let screen = export(&[
+            "--model",
+            &arg(&model),
+            "--format",
+            "gguf",
+            "--outtype",
+            kind,
+            "--output",
+            &arg(&file),
+        ]);
+        // Rows of 64 values are no blocks of 256.
+        assert_eq!(screen.contains("stored as q8_0 or f16"), kind != "f32", "{screen}");
+        trainer_ok(["import", &arg(&file), "--output_dir", &arg(&back)]);
+        let after = load(&back);
+        assert_eq!((before.bos(), before.eos()), (after.bos(), after.eos()));
+        for text in [
+            "Once upon a time, there was a little girl.",
+            "  two  spaces\n\nand é, 日本, 🙂 1234",
+            "",
+            " leading<s>and special</s> ones",
+        ] {
+            let ids = |t: &TextTokenizer| t.encode(text, true).unwrap().ids;
+            assert_eq!(ids(&before), ids(&after), "{text:?}");
+        }
+        if kind == "f32" {
+            assert_eq!(logits(&back), logits(&model));
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
 fn an_adapter_is_merged_into_a_gguf_model_and_folders_are_cut_into_shards() {
     let Some(model) = shared("stories260K/hf") else { return };
     let tmp = tempfile::tempdir().unwrap();

@@ -620,7 +620,15 @@ fn a_write_that_fails_names_the_file_and_leaves_nothing_half_written() {
     let output = std::process::Command::new("sh")
         .args(["-c", limited, env!("CARGO_BIN_EXE_trainer"), "sft", "--plugin", "sharegpt"])
         .args(["--plugin", "vicuna", "--max_steps", "2", "--save_steps", "1", "--save_strategy"])
-        .args(["steps", "--eval_strategy", "no", "--report_to", "none", "--model_max_length", "64"])
+        .args([
+            "steps",
+            "--eval_strategy",
+            "no",
+            "--report_to",
+            "none",
+            "--model_max_length",
+            "256",
+        ])
         .arg("--model_name_or_path")
         .arg(&model)
         .arg("--train_file_dir")

@@ -165,7 +165,7 @@ impl Bench {
 fn main() {
     let mut args = std::env::args().skip(1);
     let tokens = args.next().map_or(256, |n| n.parse().expect("a number of tokens"));
-    let choice = args.next().map_or_else(|| "cpu".into(), |text| text);
+    let choice = args.next().unwrap_or_else(|| "cpu".into());
     let device = trainer::device::open(choice.parse().expect("a device")).expect("the device");
     let exec = Exec::for_device(&device);
     println!(

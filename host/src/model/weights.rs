@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::mem::take;
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 

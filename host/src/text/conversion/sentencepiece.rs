@@ -30,6 +30,21 @@ enum Kind {
     Byte,
 }
 
+impl Kind {
+    /// By SentencePiece's number, which is GGUF's too.
+    fn of(number: u64) -> Result<Self, String> {
+        Ok(match number {
+            1 => Kind::Normal,
+            2 => Kind::Unknown,
+            3 => Kind::Control,
+            4 => Kind::UserDefined,
+            5 => Kind::Unused,
+            6 => Kind::Byte,
+            other => return Err(format!("a piece has the unknown type {other}")),
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Piece {
     text: String,
@@ -94,17 +109,7 @@ impl ModelProto {
             match field? {
                 (1, Field::Bytes(b)) => piece.text = text(b)?,
                 (2, Field::Fixed32(bits)) => piece.score = f32::from_bits(bits),
-                (3, Field::Varint(kind)) => {
-                    piece.kind = match kind {
-                        1 => Kind::Normal,
-                        2 => Kind::Unknown,
-                        3 => Kind::Control,
-                        4 => Kind::UserDefined,
-                        5 => Kind::Unused,
-                        6 => Kind::Byte,
-                        other => return Err(format!("a piece has the unknown type {other}")),
-                    };
-                }
+                (3, Field::Varint(kind)) => piece.kind = Kind::of(kind)?,
                 _ => {}
             }
         }
@@ -233,14 +238,55 @@ const BEGIN_WITH_BOS: [&str; 7] = [
     "",
 ];
 
+/// A BPE model whose pieces another format lists.
+pub(super) struct Listed<'a> {
+    /// Text, score and number of the kind of each.
+    pub pieces: Vec<(&'a str, f32, u64)>,
+    /// Ids of unk, bos, eos and pad.
+    pub ids: [Option<u64>; 4],
+    /// Whether texts begin as if with a space.
+    pub add_dummy_prefix: bool,
+}
+
+/// From a list of pieces.
+pub(super) fn of_listed(listed: Listed<'_>, special: &SpecialTokens) -> Result<Conversion, String> {
+    let piece = |(piece, score, kind): (&str, f32, u64)| {
+        let (text, kind) = (text(piece.as_bytes())?, Kind::of(kind)?);
+        match score.is_finite() {
+            true => Ok(Piece { text, score, kind }),
+            false => Err("a piece has a score that is not finite".to_string()),
+        }
+    };
+    if listed.pieces.len() > PIECES_MAX {
+        return Err(format!("it has more than {PIECES_MAX} pieces"));
+    }
+    let pieces = listed.pieces.into_iter().map(piece).collect::<Result<Vec<_>, _>>()?;
+    let model = ModelProto {
+        byte_fallback: pieces.iter().any(|p| p.kind == Kind::Byte),
+        pieces,
+        bpe: true,
+        ids: listed.ids.map(|id| id.and_then(|id| i64::try_from(id).ok()).unwrap_or(-1)),
+        charsmap: Vec::new(),
+        add_dummy_prefix: listed.add_dummy_prefix,
+        remove_extra_whitespaces: false,
+    };
+    complete(model, None, special)
+}
+
 /// From the bytes of a model file.
 pub(super) fn convert(
     bytes: &[u8],
     path: &Path,
     special: &SpecialTokens,
 ) -> Result<Conversion, String> {
-    let mut model = ModelProto::parse(bytes)?;
-    let glm = chatglm::Generation::of(path, special);
+    complete(ModelProto::parse(bytes)?, chatglm::Generation::of(path, special), special)
+}
+
+fn complete(
+    mut model: ModelProto,
+    glm: Option<chatglm::Generation>,
+    special: &SpecialTokens,
+) -> Result<Conversion, String> {
     if let Some(glm) = &glm {
         model.pieces.splice(
             0..0,

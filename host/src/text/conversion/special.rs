@@ -54,6 +54,11 @@ impl SpecialTokens {
         Ok(tokens)
     }
 
+    /// Those that a `tokenizer_config.json` alone would name.
+    pub fn of_config(config: Map<String, Value>) -> Self {
+        Self { config, map: Map::new(), added: BTreeMap::new() }
+    }
+
     /// The class that the folder names; empty: none.
     pub fn class(&self) -> &str {
         self.config.get("tokenizer_class").and_then(Value::as_str).unwrap_or("")
