@@ -18,7 +18,9 @@ pub struct Workload {
     pub lora_rank: usize,
     /// Keep only each block's input.
     pub gradient_checkpointing: bool,
-    /// Bytes of logits that the head holds at a time.
+    /// Bytes of a value that only products read again: 2 under autocast.
+    pub product_bytes: usize,
+    /// Most bytes of logits that the head holds at a time.
     pub head_chunk_bytes: usize,
 }
 
@@ -63,13 +65,13 @@ pub fn num_parameters(spec: &DecoderSpec) -> usize {
 
 /// The estimate. Activations follow what `block.rs` keeps: for each token and layer the input,
 /// queries, keys, values, the attention's output, the sum after it, what the MLP's non-linearity
-/// reads, and what stands before norms over heads and outputs, f32.
+/// reads, and what stands before norms over heads and outputs.
 pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
     let (h, i) = (spec.hidden_size, spec.intermediate_size);
     let (q, kv) = spec.attention_widths();
     let widths = if spec.gate == GateLayout::None { 1 } else { 2 };
     let stream = if spec.residual == Residual::Parallel { h } else { 2 * h };
-    let mut kept = stream + 2 * q + 2 * kv + widths * i + spec.num_heads + 4 + 7 * work.lora_rank;
+    let mut kept = stream + spec.num_heads + 4 + 7 * work.lora_rank;
     if spec.qk_norm {
         kept += q + kv;
     }
@@ -78,15 +80,18 @@ pub fn estimate(spec: &DecoderSpec, work: &Workload) -> Estimate {
     }
     // The backward of the MLP: activation, its gradient, those of gate and up, and of the block.
     let widest = 2 * widths * i + 3 * h;
-    let per_layer = if work.gradient_checkpointing { h } else { kept };
-    let once = if work.gradient_checkpointing { kept + widest } else { widest };
-    let activations = 4 * work.tokens * (spec.num_layers * per_layer + once);
+    // What only products read.
+    let products = work.product_bytes * (2 * q + 2 * kv + widths * i);
+    let kept = 4 * kept + products;
+    let per_layer = if work.gradient_checkpointing { 4 * h } else { kept };
+    let once = if work.gradient_checkpointing { kept + 4 * widest } else { 4 * widest };
+    let activations = work.tokens * (spec.num_layers * per_layer + once);
     let own = if work.full { 0 } else { 4 * work.trained_values };
     Estimate {
         weights: work.weight_bytes,
         training: own + 3 * 4 * work.trained_values,
         activations,
-        head: work.head_chunk_bytes,
+        head: work.head_chunk_bytes.min(4 * work.tokens.max(16) * spec.vocab_size),
     }
 }
 
@@ -121,11 +126,14 @@ mod tests {
             full: false,
             lora_rank: 8,
             gradient_checkpointing: false,
+            product_bytes: 4,
             head_chunk_bytes: 32 << 20,
         };
         let plain = estimate(&smollm2(), &work);
         let checkpointed = estimate(&smollm2(), &Workload { gradient_checkpointing: true, ..work });
         assert!(checkpointed.activations * 5 < plain.activations);
         assert!(plain.total() > plain.weights + plain.activations);
+        let halved = estimate(&smollm2(), &Workload { product_bytes: 2, ..work });
+        assert!(halved.activations < plain.activations && halved.training == plain.training);
     }
 }

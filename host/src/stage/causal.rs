@@ -8,6 +8,7 @@ use super::dataset::Pipeline;
 use super::pt;
 use super::setup::{self, Prepared, Summary};
 use super::sources::{self, Dataset};
+use super::{base, record, trained};
 use crate::config::{ConfigError, Packing, Pretraining, RunConfig};
 use crate::device;
 use crate::dist::World;
@@ -39,7 +40,7 @@ pub fn prepare<'a>(
         Some(scratch) => pt::fresh(config, scratch)?,
         None => {
             let mut model_config = HfConfig::read(&config.model_name_or_path)?;
-            let tokenizer = setup::load_tokenizer(config, &mut model_config)?;
+            let tokenizer = trained::load_tokenizer(config, &mut model_config)?;
             (model_config, tokenizer)
         }
     };
@@ -79,7 +80,7 @@ pub fn prepare<'a>(
     let mut notices = of_data;
     notices.extend(model_config.notices.iter().cloned());
     notices.extend(tokenizer.notices.iter().cloned());
-    notices.extend(setup::dtype_notice(config));
+    notices.extend(base::dtype_notice(config));
     notices.extend(device::notice(config.precision.device));
     notices.extend(setup::deepspeed_notices(config));
     if config.pretraining.is_some() && tokenizer.eos().is_none() {
@@ -93,7 +94,7 @@ pub fn prepare<'a>(
             config.model_max_length, model_config.spec.max_position_embeddings
         ));
     }
-    let manifest = setup::manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
+    let manifest = record::manifest(config, command, &pipeline, &tokenizer, &train, eval.as_ref())?;
 
     let lengths: Vec<usize> = train.examples.iter().map(|e| e.input_ids.len()).collect();
     let plan = Plan {
@@ -103,7 +104,7 @@ pub fn prepare<'a>(
         seed: args.seed,
     };
     let (dir, spec) = (&config.model_name_or_path, model_config.spec.clone());
-    let storage = setup::base_storage(config);
+    let storage = base::storage(config);
     let footprint = match scratch {
         Some(_) => storage.fresh(&spec),
         None => storage.footprint(&WeightFiles::open(dir)?, &spec),
@@ -115,10 +116,11 @@ pub fn prepare<'a>(
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
+        product_bytes: base::product_bytes(config, &device),
         head_chunk_bytes: chunk_bytes(&device),
     };
     let memory_bytes = estimate(&spec, &work).total() + process_bytes(spec.vocab_size);
-    setup::check_fits(memory_bytes, &device)?;
+    base::check_fits(memory_bytes, &device)?;
     let (weights, unused) = match scratch {
         Some(_) => (Weights::random(&spec, args.seed, storage.dtype, &device)?, Vec::new()),
         None => Weights::load(dir, &spec, storage, &device)?,
@@ -126,8 +128,8 @@ pub fn prepare<'a>(
     if !unused.is_empty() {
         notices.push(format!("{} tensors of the folder are not used: {}", unused.len(), unused[0]));
     }
-    let mut decoder = setup::decoder(config, spec.clone(), weights, &device)?;
-    let (params, persist) = setup::trainable(config, &mut decoder, &model_config, &tokenizer)?;
+    let mut decoder = base::decoder(config, spec.clone(), weights, &device)?;
+    let (params, persist) = trained::trainable(config, &mut decoder, &model_config, &tokenizer)?;
 
     let model = match scratch {
         Some(_) => format!("{} from scratch", spec.model_type),
@@ -155,7 +157,7 @@ pub fn prepare<'a>(
         output_dir: args.output_dir.clone(),
         notices,
     };
-    let identity = setup::identity(config, &manifest);
+    let identity = record::identity(config, &manifest);
     let planner = Box::new(move |epoch| plan.epoch(&lengths, epoch));
     let learner = Learner::new(decoder, params, planner, persist, args.seed, world.clone());
     let eval = eval.map_or_else(Vec::new, |e| e.examples);

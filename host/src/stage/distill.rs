@@ -10,6 +10,7 @@ use super::chat::stop_ids;
 use super::reference;
 use super::sampling;
 use super::setup::{self, Inputs, Prepared, Sizes};
+use super::{base, record, trained};
 use crate::config::{ConfigError, Distillation, RunConfig};
 use crate::device;
 use crate::dist::World;
@@ -286,9 +287,9 @@ pub fn prepare<'a>(
     }
     let teacher = load_teacher(config, &settings, &inputs.tokenizer)?;
     let model_config = &inputs.model_config;
-    let mut decoder = setup::load_decoder(config, &model_config.spec)?;
+    let mut decoder = base::load(config, &model_config.spec)?;
     let (params, persist) =
-        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+        trained::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let s = &settings.sampling;
     let most = |l: &Lesson| {
         let answered = l.answered.as_ref().map_or(0, |a| a.input_ids.len());
@@ -311,7 +312,7 @@ pub fn prepare<'a>(
         settings.teacher.display(),
         num_parameters(&teacher.spec)
     ));
-    let mut identity = setup::identity(config, &inputs.manifest);
+    let mut identity = record::identity(config, &inputs.manifest);
     identity.insert("distillation".into(), serde_json::json!(settings));
     identity.insert("teacher".into(), reference::fingerprint(&settings.teacher)?);
     let plan = Plan {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::setup;
+use super::{base, trained};
 use crate::adapter::{peft, targets};
 use crate::config::{ConfigError, RunConfig, Stage};
 use crate::device;
@@ -73,7 +73,7 @@ pub(super) fn trained_values(config: &RunConfig, spec: &DecoderSpec) -> Result<u
     }
     let lora = match &config.peft_path {
         Some(path) => peft::read(path)?.config,
-        None => setup::lora_config(config, spec, peft::TaskType::CausalLm),
+        None => trained::lora_config(config, spec, peft::TaskType::CausalLm),
     };
     let pair = |(layer, projection)| {
         let (rows, width) = crate::model::slots::projection_shape(spec, projection);
@@ -107,7 +107,7 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
         true => model.spec.body(),
         false => model.spec,
     };
-    let footprint = setup::base_storage(config).footprint(&WeightFiles::open(dir)?, &spec);
+    let footprint = base::storage(config).footprint(&WeightFiles::open(dir)?, &spec);
     let rows = match stage {
         Stage::Rm | Stage::Dpo | Stage::Orpo | Stage::Simpo => 2,
         _ => 1,
@@ -122,6 +122,7 @@ pub fn forecast(config: &RunConfig) -> Result<Forecast> {
         full: !config.use_peft,
         lora_rank: if config.use_peft { config.lora_rank } else { 0 },
         gradient_checkpointing: config.gradient_checkpointing,
+        product_bytes: base::product_bytes(config, &device),
         head_chunk_bytes: if stage == Stage::Rm { 0 } else { chunk_bytes(&device) },
     };
     let parts = estimate(&spec, &work);

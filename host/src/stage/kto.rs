@@ -4,6 +4,7 @@
 use super::pairs::{JudgedAnswer, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
+use super::{base, record, trained};
 use crate::config::{ConfigError, PreferenceLoss, Preferences, RunConfig};
 use crate::dist::World;
 use crate::error::Result;
@@ -185,9 +186,9 @@ pub fn prepare<'a>(
     let inputs: Inputs<JudgedAnswer> =
         setup::inputs(config, command, world, HfConfig::read, "a judged answer")?;
     let model_config = &inputs.model_config;
-    let mut decoder = setup::load_decoder(config, &model_config.spec)?;
+    let mut decoder = base::load(config, &model_config.spec)?;
     let (params, persist) =
-        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+        trained::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let named = preferences.ref_model_name_or_path.as_ref();
     let reference = Reference::of(config, named, model_config, &params)?;
     let answers = &inputs.train.examples;
@@ -211,7 +212,7 @@ pub fn prepare<'a>(
                 .into(),
         );
     }
-    let mut identity = setup::identity(config, &inputs.manifest);
+    let mut identity = record::identity(config, &inputs.manifest);
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }

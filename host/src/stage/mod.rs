@@ -1,6 +1,7 @@
 //! Stages: compose everything above into runs. Know no command line and print nothing.
 
 pub mod answers;
+mod base;
 pub mod causal;
 pub mod causal_task;
 pub mod chat;
@@ -17,6 +18,7 @@ pub mod preference;
 mod preprocessed;
 pub mod pt;
 pub mod quickstart;
+mod record;
 pub mod reference;
 pub mod rl;
 pub mod rm;
@@ -24,3 +26,4 @@ pub mod sampling;
 pub mod setup;
 pub mod sources;
 pub mod tokenizer;
+mod trained;

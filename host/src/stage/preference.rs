@@ -4,6 +4,7 @@
 use super::pairs::{PreferencePair, sequence_of, sequence_sums};
 use super::reference::{self, Reference};
 use super::setup::{self, Inputs, Prepared, Sizes};
+use super::{base, record, trained};
 use crate::config::{ConfigError, PreferenceLoss, Preferences, Reproducible, RunConfig};
 use crate::dist::World;
 use crate::error::Result;
@@ -213,9 +214,9 @@ pub fn prepare<'a>(
     let inputs: Inputs<PreferencePair> =
         setup::inputs(config, command, world, HfConfig::read, "a pair of answers")?;
     let model_config = &inputs.model_config;
-    let mut decoder = setup::load_decoder(config, &model_config.spec)?;
+    let mut decoder = base::load(config, &model_config.spec)?;
     let (params, persist) =
-        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+        trained::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let named = preferences.ref_model_name_or_path.as_ref();
     let reference = match preferences.loss.has_reference() {
         true => Some(Reference::of(config, named, model_config, &params)?),
@@ -240,7 +241,7 @@ pub fn prepare<'a>(
             "{margins} pairs have a margin, which {stage} does not use; `trainer rm` asks for it"
         ));
     }
-    let mut identity = setup::identity(config, &inputs.manifest);
+    let mut identity = record::identity(config, &inputs.manifest);
     if let Some(dir) = named {
         identity.insert("ref_model".into(), reference::fingerprint(dir)?);
     }

@@ -95,7 +95,7 @@ impl Reference {
 /// # Errors
 /// A file that can't be read.
 pub fn fingerprint(dir: &std::path::Path) -> Result<serde_json::Value> {
-    let files = hash_files(super::setup::model_files(dir).iter().map(PathBuf::as_path))?;
+    let files = hash_files(super::record::model_files(dir).iter().map(PathBuf::as_path))?;
     let hashes: Vec<&str> = files.iter().map(|f| f.sha256.as_str()).collect();
     Ok(serde_json::json!(hashes))
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::pairs::PreferencePair;
 use super::persist::{AdapterFiles, ModelFiles};
 use super::setup::{self, Inputs, Prepared, Sizes};
+use super::{base, record, trained};
 use crate::adapter::peft::{Initialization, SCORE_KEY, TaskType};
 use crate::adapter::{self, peft};
 use crate::config::{ConfigError, RunConfig};
@@ -174,17 +175,19 @@ fn trainable(
         adapter.config.base_model_name_or_path = config.model_name_or_path.display().to_string();
         adapter.config.lora_dropout = config.lora_dropout;
         let mut params = adapter::attach_reward(decoder, &adapter)?;
-        setup::set_learning_rates(config, &mut params);
+        trained::set_learning_rates(config, &mut params);
         return Ok((params, Box::new(AdapterFiles::new(adapter.config, tokenizer, None)?)));
     }
     let head = initial_head(config, &inputs.model_config)?;
+    let head = head.to_device(decoder.device())?;
     let named = |name: &str| NamedTensor::new(name, head);
     if config.use_peft {
-        let mut lora = setup::lora_config(config, &decoder.spec, TaskType::SeqCls);
-        lora.trainable_token_indices = setup::token_rows(config, &decoder.spec, &tokenizer, &lora)?;
+        let mut lora = trained::lora_config(config, &decoder.spec, TaskType::SeqCls);
+        lora.trainable_token_indices =
+            trained::token_rows(config, &decoder.spec, &tokenizer, &lora)?;
         let mut params = adapter::attach_fresh(decoder, &lora, config.training.seed)?;
         params.params.push(named(SCORE_KEY));
-        setup::set_learning_rates(config, &mut params);
+        trained::set_learning_rates(config, &mut params);
         let initial = (lora.initialization == Initialization::Pissa).then_some(&params);
         let files = AdapterFiles::new(lora, tokenizer, initial)?;
         return Ok((params, Box::new(files)));
@@ -213,7 +216,7 @@ pub fn prepare<'a>(
     };
     let inputs: Inputs<PreferencePair> =
         setup::inputs(config, command, world, HfConfig::read_any, "a pair of answers")?;
-    let mut decoder = setup::load_decoder(config, &inputs.model_config.spec.body())?;
+    let mut decoder = base::load(config, &inputs.model_config.spec.body())?;
     let (params, persist) = trainable(config, &mut decoder, &inputs)?;
     let pairs = &inputs.train.examples;
     let lengths: Vec<usize> = pairs.iter().map(PreferencePair::tokens).collect();
@@ -227,7 +230,7 @@ pub fn prepare<'a>(
         other_bytes: 0,
     };
     let summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
-    let identity = setup::identity(config, &inputs.manifest);
+    let identity = record::identity(config, &inputs.manifest);
     let learner =
         Learner::new(decoder, params, planner, persist, config.training.seed, world.clone());
     let task = RmTask {

@@ -19,6 +19,7 @@ use crate::stage::chat::stop_ids;
 use crate::stage::dataset::load_plugin;
 use crate::stage::reference::{self, Reference};
 use crate::stage::setup::{self, Inputs, Prepared, Sizes};
+use crate::stage::{base, record, trained};
 use crate::text::pack::Plan;
 
 /// Name of the value head among the parameters, and of its file.
@@ -90,9 +91,9 @@ pub fn prepare<'a>(
         settings.reward_clip_range,
     )?;
     let model_config = &inputs.model_config;
-    let mut decoder = setup::load_decoder(config, &model_config.spec)?;
+    let mut decoder = base::load(config, &model_config.spec)?;
     let (mut params, mut persist) =
-        setup::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
+        trained::trainable(config, &mut decoder, model_config, &inputs.tokenizer)?;
     let named = settings.ref_model_name_or_path.as_ref();
     let reference = match settings.beta > 0.0 {
         true => Some(Reference::of(config, named, model_config, &params)?),
@@ -125,7 +126,7 @@ pub fn prepare<'a>(
     let mut summary = setup::summary(config, &decoder.spec, &params, &inputs, &sizes)?;
     let names: Vec<&str> = rewards.names().collect();
     summary.notices.push(format!("rewards: {}", names.join(", ")));
-    let mut identity = setup::identity(config, &inputs.manifest);
+    let mut identity = record::identity(config, &inputs.manifest);
     identity.insert("reinforcement".into(), serde_json::json!(settings));
     let mut folders: Vec<&std::path::PathBuf> = settings.reward_model.iter().collect();
     folders.extend(named);

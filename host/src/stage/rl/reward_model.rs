@@ -74,7 +74,7 @@ impl RewardModel {
         let params = match &adapter {
             Some(adapter) => adapter::attach_reward(&mut decoder, adapter)?,
             None => {
-                let tensor = read_head(dir, decoder.spec.hidden_size)?;
+                let tensor = read_head(dir, decoder.spec.hidden_size)?.to_device(&device)?;
                 let name = score_head::SCORE.to_string();
                 ParamSet { params: vec![NamedTensor::new(name, tensor)] }
             }
